@@ -1,0 +1,34 @@
+# The targets are thin: what they do is in scripts/setup.sh and in `vla-ros`. All paths are relative, because make splits
+# a $(CURDIR) with spaces in it.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean
+
+QUICK ?=
+VENV_PYTHON := .venv/bin/python
+# A sourced ROS 2 or a user's PYTHONPATH must not leak into the environment made here.
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+help:
+	@echo 'make demo          run the whole thing: cell, policy, safety filter, practice, hot swap ([QUICK=1] for a short run)'
+	@echo 'make test          unit, property and graph tests'
+	@echo 'make check         ruff and mypy'
+	@echo 'make setup         only prepare .venv (the other targets do it when needed)'
+	@echo 'make clean         remove .venv, caches and build folders; recordings under runs/ stay'
+
+setup:
+	@./scripts/setup.sh
+
+demo: setup
+	@.venv/bin/vla-ros demo $(if $(filter-out 0 no false,$(QUICK)),--quick)
+
+test: setup
+	@$(VENV_PYTHON) -m pytest test
+
+check: setup
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m mypy
+
+clean:
+	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,57 @@
+"""pip install: the same package for machines without ROS 2 (under ROS 2, CMakeLists.txt installs it)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+SHARE = Path("share") / "vla_ros"
+SHARED_FOLDERS = ("config", "launch", "urdf", "msg", "srv", "action")
+
+
+def data_files() -> list[tuple[str, list[str]]]:
+    """Every file of the shared folders, into share/vla_ros under the environment's prefix."""
+    folders: dict[str, list[str]] = {str(SHARE): ["package.xml"]}
+    for top in SHARED_FOLDERS:
+        for file in sorted(Path(top).rglob("*")):
+            if file.is_file():
+                folders.setdefault(str(SHARE / file.parent), []).append(str(file))
+    return list(folders.items())
+
+
+DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6.0"]
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"]
+
+setup(
+    name="vla_ros",
+    version="0.1.0",
+    description="Vision-language-action policies on real arms inside hard safety limits, improving by themselves",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["vla_ros", "vla_ros.*"]),
+    # The embedded rclpy lies outside the import path on purpose (embedded/site): find_packages does not see all of it.
+    package_data={"vla_ros.embedded": ["site/**/*", "definitions/**/*"], "vla_ros": ["py.typed"]},
+    exclude_package_data={"": ["**/__pycache__/*", "*.pyc"]},
+    data_files=data_files(),
+    install_requires=[
+        "torch>=2.4",
+        "transformers>=4.50",
+        "peft>=0.12",
+        "safetensors>=0.4",
+        "numpy>=1.26",
+        "PyYAML>=6.0",
+        "opencv-python-headless>=4.9",
+        "mujoco>=3.3",
+        "pin>=3.3",
+        "coal>=3.0",
+        "cyclonedds>=11.0",
+        "rosbags>=0.11",
+        "mcap>=1.2",
+        "rich>=13",
+        "matplotlib>=3.8",
+        "imageio-ffmpeg>=0.5",
+    ],
+    extras_require={"onnx": ONNX, "dev": DEV, "all": ONNX + DEV},
+    entry_points={"console_scripts": ["vla-ros = vla_ros.cli.__main__:main"]},
+)

@@ -1,0 +1,251 @@
+"""The filter's guarantees, from arbitrary inputs: limits of every tick, standstill after silence and e-stop,
+transparency."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.kinematics import Kinematics
+from vla_ros.safety.braking import brake, stopping_distance, stopping_time, viable_velocity
+from vla_ros.safety.filter import SafetyFilter
+from vla_ros.safety.follower import Follower
+from vla_ros.safety.limits import Limits
+from vla_ros.types import ActionChunk, JointState, SafeCommand, SafetyMode
+
+CONTRACT = RobotContract.load("panda")
+LIMITS = Limits.load(CONTRACT, "panda")
+HOME = Kinematics(CONTRACT).home()
+JOINTS = CONTRACT.joints
+LOWER, UPPER = np.array(LIMITS.lower), np.array(LIMITS.upper)
+VELOCITY, ACCELERATION = np.array(LIMITS.velocity), np.array(LIMITS.acceleration)
+DT = 1 / CONTRACT.control.rate
+ROUNDING = 1e-9  # relative
+
+
+class Rig:
+    """A filter with an arm that follows its command exactly, a clock, and the record of what was sent."""
+
+    def __init__(self, limits: Limits = LIMITS, start: np.ndarray = HOME, workspace: bool = False) -> None:
+        self.filter = SafetyFilter.for_robot(CONTRACT) if workspace else SafetyFilter(limits, CONTRACT.control.rate)
+        self.now = 100.0
+        self.sent: list[SafeCommand] = []
+        self.q = np.array(start)
+        self.tick()
+
+    def state(self, **changes: object) -> JointState:
+        velocity = self.sent[-1].velocity if self.sent else np.zeros(len(JOINTS))
+        return dataclasses.replace(JointState(self.now, JOINTS, self.q.copy(), velocity), **changes)
+
+    def tick(self, state: JointState | str | None = "exact") -> SafeCommand | None:
+        self.now += DT
+        sent = self.filter.tick(self.now, self.state() if state == "exact" else state)
+        if sent is not None:
+            self.sent.append(sent)
+            self.q = sent.command.copy()
+        return sent
+
+    def chunk(self, rows: np.ndarray, **changes: object) -> str:
+        chunk = ActionChunk(self.now + 0.1, 0.1, JOINTS, np.atleast_2d(rows), observation_stamp=self.now)
+        return self.filter.submit(dataclasses.replace(chunk, **changes), self.now)
+
+    def check_limits(self) -> None:
+        q = np.array([c.command for c in self.sent])
+        assert np.isfinite(q).all()
+        v = np.diff(q, axis=0) / DT
+        a = np.diff(np.vstack([np.zeros(len(JOINTS)), v]), axis=0) / DT  # the first command is a standstill
+        assert (q >= LOWER).all()
+        assert (q <= UPPER).all()
+        assert (np.abs(v) / VELOCITY).max(initial=0) <= 1 + ROUNDING
+        assert (np.abs(a) / ACCELERATION).max(initial=0) <= 1 + ROUNDING
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_the_follower_needs_no_admission(data: st.DataObject) -> None:
+    """Straight at the limits at full speed, over and over: the path itself is hostile here, far outside the limits."""
+    follower = Follower(LIMITS, DT, None)
+    follower.seed(HOME)
+    rig = Rig()
+    rig.sent = rig.sent[:1]
+    for _ in range(data.draw(st.integers(1, 6))):
+        target = np.array([data.draw(st.sampled_from([-9.0, -1.0, 0.0, 1.0, 9.0])) for _ in JOINTS])
+        pace = data.draw(st.sampled_from([0.5, 3.0, 1e3]))  # rad/s
+        here = list(follower.position)
+        for _ in range(data.draw(st.integers(1, 500))):
+            step = np.clip(target - here, -pace * DT, pace * DT)
+            speed, _ = follower.follow(here, (here + step).tolist())
+            assert 0 <= speed <= 1
+            here = (here + speed * step).tolist()
+            command, velocity = np.array(follower.position), np.array(follower.velocity)
+            rig.sent.append(SafeCommand(0, SafetyMode.RUN, "", speed, (), command, command, velocity))
+    rig.check_limits()
+
+
+bad = st.sampled_from([math.nan, math.inf, -math.inf, 1e308, 5.0, -5.0])
+
+
+@st.composite
+def rows(draw: st.DrawFn, around: np.ndarray) -> np.ndarray:
+    """Anything from a gentle motion to a wild one at the limits."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count = draw(st.integers(1, 6))
+    size = draw(st.sampled_from([0.01, 0.1, 0.3, 0.59]))
+    steps = rng.uniform(-size, size, (count, len(JOINTS)))
+    if draw(st.booleans()):
+        steps = np.abs(steps) * rng.choice([-1, 1], len(JOINTS))  # one way: runs into the limits
+    result = np.clip(around + np.cumsum(steps, axis=0), LOWER, UPPER)
+    if draw(st.integers(0, 5)) == 0:
+        result[rng.integers(count), rng.integers(len(JOINTS))] = draw(bad)
+    return result
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_limits_hold_for_every_tick_from_any_input(data: st.DataObject) -> None:
+    start = data.draw(st.sampled_from([HOME, LOWER, UPPER, (LOWER + UPPER) / 2]))
+    rig = Rig(start=start)
+    for _ in range(data.draw(st.integers(1, 8))):
+        action = data.draw(
+            st.sampled_from(["chunk"] * 6 + ["reversed", "late", "ahead", "names", "shape", "estop", "reset"])
+        )
+        some = data.draw(rows(rig.q))
+        if action == "reversed":
+            rig.chunk(some, joint_names=JOINTS[::-1])
+        elif action == "late":
+            rig.chunk(some, stamp=rig.now - data.draw(st.floats(0, 1)))
+        elif action == "ahead":
+            rig.chunk(
+                some, stamp=rig.now + data.draw(st.floats(0, 2)), period=data.draw(st.sampled_from([0, 1e-3, 0.01]))
+            )
+        elif action == "names":
+            rig.chunk(some, joint_names=("a", *JOINTS[1:]))
+        elif action == "shape":
+            rig.chunk(some[:, :-1])
+        elif action == "estop":
+            rig.filter.estop("test")
+        elif action == "reset":
+            rig.filter.reset()
+        else:
+            rig.chunk(some, period=data.draw(st.sampled_from([0.02, 0.1, 0.3])))
+        for _ in range(data.draw(st.integers(1, 40))):
+            kind = data.draw(st.sampled_from(["exact"] * 30 + ["silent", "nan", "missing", "stale", "twice"]))
+            if kind == "nan":
+                rig.tick(rig.state(position=np.full(7, math.nan), stamp=rig.now + DT))
+            elif kind == "missing":
+                rig.tick(rig.state(names=("x", *JOINTS[1:]), stamp=rig.now + DT))
+            elif kind == "stale":
+                rig.tick(rig.state(stamp=rig.now - 1))
+            elif kind == "silent":
+                rig.tick(None)
+            else:
+                rig.tick()
+                if kind == "twice":
+                    assert rig.filter.tick(rig.now, rig.state()) is None
+    rig.check_limits()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize("cause", ["policy", "joint_states", "estop"])
+def test_stops_within_the_computed_time(cause: str, data: st.DataObject) -> None:
+    rig = Rig()
+    for _ in range(data.draw(st.integers(1, 5))):
+        rig.chunk(data.draw(rows(rig.q)), period=0.05)
+        for _ in range(data.draw(st.integers(1, 30))):
+            rig.tick()
+    until_brake = 0.0
+    if cause == "estop":
+        rig.filter.estop("button")
+    elif cause == "policy":
+        path = rig.filter._path
+        until_brake = 0.0 if path is None else path.last_due + LIMITS.max_lag + LIMITS.policy_silence - rig.now
+    speed_before = np.array(rig.sent[-1].velocity)
+    limit = rig.filter.stopping_time() if cause != "policy" else until_brake + max(VELOCITY / ACCELERATION)
+    for _ in range(math.ceil(limit / DT) + 2):
+        rig.tick(None if cause == "joint_states" else "exact")
+    assert not rig.sent[-1].velocity.any()
+    assert rig.sent[-1].mode == (SafetyMode.LATCHED if cause == "estop" else SafetyMode.HELD)
+    if cause == "estop":
+        first = rig.sent[-math.ceil(limit / DT) - 2]
+        expected = np.maximum(np.abs(speed_before) - ACCELERATION * DT, 0)
+        assert np.allclose(np.abs(first.velocity), expected, atol=1e-9), (
+            "braking starts with the first tick, at the limit"
+        )
+    rig.check_limits()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), per_chunk=st.integers(1, 8))
+@example(seed=0, per_chunk=1)
+def test_a_feasible_motion_passes_unchanged(seed: int, per_chunk: int) -> None:
+    """Slow sines at 10 Hz rows, rolled out in overlapping chunks: nothing is limited and the rows are met."""
+    rng = np.random.default_rng(seed)
+    rig = Rig()
+    room = np.minimum(HOME - LOWER, UPPER - HOME) / 2.5
+    amplitude, phase = np.minimum(rng.uniform(0.02, 0.15, 7), room), rng.uniform(0, 2 * np.pi, 7)
+    zero = rig.now
+
+    def motion(time: np.ndarray) -> np.ndarray:
+        grow = np.clip((time - zero)[:, None] / 2, 0, 1)
+        grow = grow**2 * (3 - 2 * grow)
+        return HOME + grow * amplitude * (np.sin(1.5 * (time - zero)[:, None] + phase) - np.sin(phase))
+
+    worst = 0.0
+    for _ in range(30):
+        times = rig.now + 0.1 * np.arange(1, per_chunk + 1)
+        assert rig.chunk(motion(times)) == ""
+        for _ in range(20):
+            sent = rig.tick()
+            assert sent is not None
+            assert sent.mode == SafetyMode.RUN
+            assert sent.active == ()
+            assert sent.path_speed == 1.0
+            worst = max(worst, np.abs(sent.command - motion(np.array([rig.now]))[0]).max())
+        assert np.abs(rig.sent[-1].command - motion(times[:1])[0]).max() < 1e-9
+    assert worst < (0.008 if per_chunk == 1 else 0.006)  # rad, between rows
+    rig.check_limits()
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_tip_stays_in_the_workspace(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rig = Rig(workspace=True)
+    assert rig.filter._follower._workspace is not None
+    drift = rng.uniform(-1, 1, 7) * 0.15
+    for _ in range(12):
+        rig.chunk(np.clip(rig.q + drift * rng.uniform(0.5, 1.5, 7), LOWER, UPPER))
+        for _ in range(20):
+            rig.tick()
+    rig.check_limits()
+    # Between ticks the arm may bulge out of the box by far less than its stopping distance, so standstills are judged.
+    for sent in rig.sent:
+        if not sent.velocity.any():
+            assert rig.filter._follower._workspace.outside(sent.command.tolist())[0] < 1e-9
+
+
+@settings(max_examples=300)
+@given(
+    velocity=st.floats(0, 3),
+    acceleration=st.floats(0.5, 30),
+    room=st.floats(0, 3),
+    rate=st.sampled_from([50.0, 200.0, 1000.0]),
+)
+def test_braking_law(velocity: float, acceleration: float, room: float, rate: float) -> None:
+    dt = 1 / rate
+    q, v, ticks = velocity * dt, velocity, 0
+    while v > 0:
+        v = brake(v, acceleration, dt)
+        q += v * dt
+        ticks += 1
+    assert q == pytest.approx(stopping_distance(velocity, acceleration, dt), rel=1e-9, abs=1e-12)
+    assert abs(ticks * dt - stopping_time(velocity, acceleration, dt)) <= dt + 1e-9  # rounding may cost the last tick
+    inverse = viable_velocity(room, acceleration, dt)
+    assert stopping_distance(inverse, acceleration, dt) == pytest.approx(room, rel=1e-9, abs=1e-12)

@@ -1,0 +1,1 @@
+"""`vla-ros demo`: the whole loop in a simulated cell, on one terminal page and in one folder."""

@@ -1,0 +1,53 @@
+"""Sim time: feeds a node's clock from /clock while the parameter use_sim_time is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rosgraph_msgs.msg import Clock as ClockMsg
+
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+USE_SIM_TIME = "use_sim_time"
+
+
+class TimeSource:
+    """Drives one node's ROS clock."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self._subscription: Any = None
+        if not node.has_parameter(USE_SIM_TIME):
+            node.declare_parameter(USE_SIM_TIME, False)
+        node.add_on_set_parameters_callback(self._asked)
+        node.add_post_set_parameters_callback(self._changed)
+        self._switch(bool(node.get_parameter(USE_SIM_TIME).value))
+
+    def _asked(self, parameters: list[Parameter]) -> Any:
+        for parameter in parameters:
+            if parameter.name == USE_SIM_TIME and parameter.type_ != Parameter.Type.BOOL:
+                return SetParametersResult(successful=False, reason=f"{USE_SIM_TIME} must be of type BOOL")
+        return SetParametersResult(successful=True)
+
+    def _changed(self, parameters: list[Parameter]) -> None:
+        for parameter in parameters:
+            if parameter.name == USE_SIM_TIME:
+                self._switch(bool(parameter.value))
+
+    def _switch(self, active: bool) -> None:
+        clock = self._node.get_clock()
+        if active and self._subscription is None:
+            clock.override(0)
+            qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+            self._subscription = self._node.create_subscription(ClockMsg, "/clock", self._tick, qos)
+        elif not active and self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+            clock.override(None)
+
+    def _tick(self, message: Any) -> None:
+        stamp = message.clock
+        self._node.get_clock().override(stamp.sec * 10**9 + stamp.nanosec)
+        self._node._rcl_timers_changed()

@@ -1,0 +1,77 @@
+"""When does a running episode end, and may the lock-stepped simulation go on? Free of ROS; stamps in s on the ROS
+clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SUCCESS, TIME_LIMIT, LATCHED, SILENT, CANCELLED = (
+    "success_detected", "time_limit", "safety_latched", "policy_silent", "cancelled",
+)  # fmt: skip
+
+
+@dataclass
+class EpisodeMonitor:
+    """Follows one episode from its first answered observation to its end."""
+
+    episode_id: str
+    time_limit: float  # s
+    silence: float = 1.0  # s without a chunk until the episode is given up
+    asked: float | None = None  # s, stamp of the first observation after the instruction went out
+    started: float | None = None  # s, stamp of the first observation that policy and judge both answered
+    reason: str = ""  # why it ended; empty while it runs
+    steps: int = 0
+    success: bool = False
+    policy_version: int = 0
+    final_steps_to_go: float = float("nan")
+    return_sum: float = 0.0
+    _chunk: float = -1.0  # newest observation stamps answered by policy and judge
+    _judged: float = -1.0
+    _seen: list[float] = field(default_factory=list)  # observations that are not yet answered by both
+
+    def observe(self, stamp: float) -> None:
+        if self.asked is None:
+            self.asked = stamp
+        self._seen.append(stamp)
+        last = max(self._chunk, self.asked)
+        if stamp - last > self.silence:
+            self._end(SILENT)
+
+    def chunk(self, observation_stamp: float, version: int) -> None:
+        self._chunk = max(self._chunk, observation_stamp)
+        self.policy_version = version
+        self._advance()
+
+    def judge(self, stamp: float, steps_to_go: float, reward: float, success: bool) -> None:
+        self._judged = max(self._judged, stamp)
+        self.final_steps_to_go = steps_to_go
+        self._advance()
+        if self.started is not None and stamp > self.started:
+            self.steps += 1
+            self.return_sum += reward
+            if success:
+                self.success = True
+                self._end(SUCCESS)
+            elif stamp - self.started >= self.time_limit - 1e-6:
+                self._end(TIME_LIMIT)
+
+    def safety(self, latched: bool) -> None:
+        if latched:
+            self._end(LATCHED)
+
+    def cancel(self) -> None:
+        self._end(CANCELLED)
+
+    def complete(self, stamp: float) -> bool:
+        """True when everything about this observation has been heard, so that simulated time may pass."""
+        return bool(self.reason) or min(self._chunk, self._judged) >= stamp
+
+    def _advance(self) -> None:
+        both = min(self._chunk, self._judged)
+        if self.started is None and any(stamp == both for stamp in self._seen):
+            self.started = both
+        self._seen = [stamp for stamp in self._seen if stamp > both]
+
+    def _end(self, reason: str) -> None:
+        if not self.reason:
+            self.reason = reason

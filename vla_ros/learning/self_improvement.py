@@ -1,0 +1,111 @@
+"""Stage 2: online self-improvement (arXiv 2509.15155, section 2.2 and Algorithm 1).
+
+    d(o, g) = E_p[steps-to-go] of the frozen judge
+    r_t = d(o_t, g) - d(o_{t+1}, g)                      reward: how many steps closer
+    R_t = sum_{i >= t} gamma^(i-t) r_i                   Monte-Carlo return, no critic, no baseline
+    loss = -c R_t log pi(a_t | o_t, g)                   REINFORCE, on raw (drawn) actions
+    N updates of B samples without replacement, then the episodes are used up
+
+The reward carries its own baseline: with V = -d it is (1-gamma) V(o') + [gamma V(o') - V(o)] (appendix G).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vla_ros.learning.data import Inputs
+from vla_ros.policy.model import Trunk, VlaModel
+
+
+@dataclass(frozen=True)
+class ImproveConfig:
+    """The paper's values where it gives them (table in its appendix A and C)."""
+
+    gamma: float = 0.9  # 1 only telescopes and does not work, 0 is one-step improvement
+    scale: float = 0.05  # c, so that -c R_t stays within about -1..1
+    updates: int = 16  # N per batch of episodes
+    batch: int = 64  # B
+    reward_clip: float = 5.0  # steps; a judge's jump must not rule the batch
+    learning_rate: float = 3e-4  # not published
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PracticeEpisode:
+    """One on-policy episode of T steps as the recorder kept it."""
+
+    instruction: str
+    images: NDArray[np.uint8]  # [T, H, W, 3]
+    states: NDArray[np.float32]  # [T, S]
+    tokens: NDArray[np.int16]  # [T, chunk, D] raw actions
+    log_probability: NDArray[np.float32]  # [T] at sampling time
+    steps_to_go: NDArray[np.float32]  # [T + 1] of the frozen judge, the final observation included
+    usable: NDArray[np.bool_]  # [T] False where a latched stop or a person interfered
+
+
+def returns(steps_to_go: NDArray[np.float32], gamma: float, clip: float) -> NDArray[np.float32]:
+    """R_t of one episode, [T], from d [T + 1]."""
+    rewards = np.clip(steps_to_go[:-1] - steps_to_go[1:], -clip, clip)
+    out = np.zeros_like(rewards)
+    running = 0.0
+    for t in range(len(rewards) - 1, -1, -1):
+        out[t] = running = float(rewards[t]) + gamma * running
+    return out
+
+
+class SelfImprovement:
+    """The learner of stage 2. The trunk (vision, words, pointing) is frozen, so its features are computed once a batch."""
+
+    def __init__(self, model: VlaModel, config: ImproveConfig) -> None:
+        self.model, self.config = model.eval(), config
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._random = torch.Generator().manual_seed(config.seed)
+
+    def update(self, episodes: Sequence[PracticeEpisode], inputs: Inputs) -> dict[str, float]:
+        """One iteration of Algorithm 1 on whole episodes; `inputs` holds their T steps one after another."""
+        c = self.config
+        value = np.concatenate([returns(e.steps_to_go, c.gamma, c.reward_clip) for e in episodes])
+        tokens = torch.from_numpy(np.concatenate([e.tokens for e in episodes])).long()
+        drawn = torch.from_numpy(np.concatenate([e.log_probability for e in episodes]))
+        usable = torch.from_numpy(np.concatenate([e.usable for e in episodes])).nonzero()[:, 0]
+        weight = c.scale * torch.from_numpy(value)
+
+        trunk = self._encode(inputs)
+        figures: dict[str, list[float]] = {"loss": [], "entropy": [], "ratio": [], "gradient": []}
+        order = usable[torch.randperm(len(usable), generator=self._random)]
+        for index in order[: c.updates * c.batch].split(c.batch):
+            log_p, entropy = self._log_probability(trunk[index], tokens[index])
+            loss = -(weight[index] * log_p).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            gradient = nn.utils.clip_grad_norm_(self.trained, c.grad_clip)
+            self.optimizer.step()
+            ratio = (log_p.detach() - drawn[index]).exp().mean()
+            for name, v in zip(figures, (loss, entropy, ratio, gradient), strict=True):
+                figures[name].append(v.item())
+        lengths = [len(e.tokens) for e in episodes]
+        out = {name: float(np.mean(v)) for name, v in figures.items()}
+        out["first_ratio"] = figures["ratio"][0]  # 1 when the samples are on-policy and the frames came through unharmed
+        return {**out, "mean_return": float(value.mean()), "mean_length": float(np.mean(lengths)), "samples": len(order)}
+
+    @torch.no_grad()
+    def _encode(self, inputs: Inputs) -> Trunk:
+        parts = [self.model.encode(*inputs[index]) for index in torch.arange(len(inputs.images)).split(256)]
+        return Trunk(
+            torch.cat([p.tokens for p in parts]), torch.cat([p.points for p in parts]), torch.cat([p.mask for p in parts])
+        )
+
+    def _log_probability(self, trunk: Trunk, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi of drawn tokens [B, chunk, D] summed over tokens, and mean entropy."""
+        log_p = self.model.action_logits(self.model.read(trunk)[0]).log_softmax(-1)
+        entropy = -(log_p.detach().exp() * log_p.detach()).sum(-1).mean()
+        return log_p.gather(-1, tokens[..., None])[..., 0].sum((-1, -2)), entropy

@@ -1,0 +1,171 @@
+"""Stage 1 (arXiv 2509.15155, section 2.1): behaviour cloning and steps-to-go on one network, after grounding pre-training.
+
+    stage 0   generated image + phrase -> where is it?      stands in for the VLM's multimodal pre-training
+    stage 1   L = -log p(a_t | o_t, g) - log p(T - t | o_t, g)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot, smooth_l1_loss
+
+from vla_ros.learning.data import Demonstrations, Inputs, batches
+from vla_ros.policy.model import Trunk, VlaModel, steps_to_go_moments
+
+Report = Callable[[float, dict[str, float]], None]  # share done 0..1, figures
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Training ends after `steps` or `seconds`, whichever comes first; the cosine schedule follows that share."""
+
+    steps: int = 1200
+    seconds: float = math.inf
+    batch: int = 64
+    learning_rate: float = 5e-4  # above 7e-4 the text path dies in some runs
+    weight_decay: float = 0.01
+    clip: float = 1.0  # gradient norm
+    label_sigma: float = 1.0  # bins; soft labels halve the gap between greedy and sampled success
+    behaviour_weight: float = 1.0  # 0 trains a judge: steps-to-go only
+    frozen: float = 0.0  # share of the time in which the trunk is frozen and cached
+    tuning: float = 0.3  # learning rate of what follows, as a share
+    bf16: bool = True
+    seed: int = 0
+
+
+def soft_labels(target: Tensor, bins: int, sigma: float) -> Tensor:
+    """Gaussian around the target bin, normalised: [..., bins]."""
+    if sigma <= 0:
+        return one_hot(target, bins).float()
+    distance = torch.arange(bins) - target[..., None]
+    return (-0.5 * (distance / sigma) ** 2).softmax(-1)
+
+
+def fit(model: VlaModel, loss_of: Callable[[Tensor], dict[str, Tensor]], count: int, c: SftConfig, report: Report) -> None:
+    """AdamW over index batches; the sum of the named losses is minimised."""
+    generator = torch.Generator().manual_seed(c.seed)
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=c.learning_rate
+    )
+    model.train()
+    start, mean = time.monotonic(), dict[str, float]()
+    for step, index in enumerate(batches(count, c.batch, generator)):
+        share = max(step / c.steps, (time.monotonic() - start) / c.seconds)
+        if share >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = c.learning_rate * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        losses = loss_of(index)
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values(), torch.zeros(())).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), c.clip)
+        optimizer.step()
+        for name, value in losses.items():
+            mean[name] = 0.98 * mean.get(name, value.item()) + 0.02 * value.item()
+        if step % 10 == 0:
+            report(share, {"step": step, "samples_per_second": (step + 1) * c.batch / (time.monotonic() - start), **mean})
+    model.eval()
+    report(1.0, mean)
+
+
+def ground(model: VlaModel, inputs: Inputs, points: Tensor, positions: Tensor, c: SftConfig, report: Report) -> None:
+    """Stage 0: where is the named object, where the named place?
+
+    Args:
+        points: [N, P, 2] of the P things in the picture, -1..1; slot p of the connector learns to look at thing p.
+        positions: [N, ground_dim] on the table, -1..1.
+    """
+    side = 2 / math.sqrt(model.point(*inputs[torch.tensor([0])][:3])[3].shape[-1])  # of a map cell
+
+    def loss_of(index: Tensor) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=c.bf16):
+            logits, found = model.ground(*inputs[index])
+        cells = torch.linspace(-1, 1, round(2 / side))
+        x, y = (-0.5 * ((points[index][..., None, i] - cells) / (0.6 * side)) ** 2 for i in (0, 1))
+        target = (y[..., :, None] + x[..., None, :]).flatten(2).softmax(-1)  # cells row by row, as in the connector
+        looked = cross_entropy(logits[:, : points.shape[1]].flatten(0, 1), target.flatten(0, 1))
+        return {"point": looked, "place": 20 * smooth_l1_loss(found, positions[index], beta=0.1)}
+
+    fit(model, loss_of, len(positions), c, report)
+
+
+def clone(model: VlaModel, inputs: Inputs, data: Demonstrations, c: SftConfig, report: Report) -> None:
+    """Stage 1 on demonstrations; `behaviour_weight` 0 trains steps-to-go alone (a judge of its own).
+
+    For the share `frozen` of the time the grounded trunk stays as it is and its features are computed once, which makes
+    an update several times cheaper; then everything is trained.
+    """
+    tokens = torch.from_numpy(data.tokens).long()
+    togo = torch.from_numpy(data.steps_to_go).long().clamp(max=model.config.steps_to_go_bins - 1)
+    acting = torch.from_numpy(data.steps_to_go > 0)
+    labels = soft_labels(togo, model.config.steps_to_go_bins, c.label_sigma)
+    labels[togo == 0] = one_hot(torch.tensor(0), model.config.steps_to_go_bins).float()  # the success detector's bin is sharp
+
+    def losses(act: Tensor, togo_in: Tensor, index: Tensor) -> dict[str, Tensor]:
+        out = {"steps_to_go": cross_entropy(model.steps_to_go_head(togo_in).float(), labels[index])}
+        if c.behaviour_weight:
+            keep = acting[index]
+            wanted = soft_labels(tokens[index][keep], model.config.bins, c.label_sigma)
+            logits = model.action_logits(act)[keep]
+            out["action"] = c.behaviour_weight * cross_entropy(logits.flatten(0, 2), wanted.flatten(0, 2))
+        return out
+
+    def of_trunk(index: Tensor) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=c.bf16):
+            return losses(*model.read(trunk[index]), index)
+
+    def of_frames(index: Tensor) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=c.bf16):
+            return losses(*model.read(model.encode(*inputs[index])), index)
+
+    if c.frozen > 0:
+        start = time.monotonic()
+        trunk = encode_all(model, inputs)
+        left = c.seconds * c.frozen - (time.monotonic() - start)
+        first = replace(c, steps=round(c.steps * c.frozen), seconds=max(left, 1e-9))
+        fit(model, of_trunk, len(togo), first, lambda share, figures: report(share * c.frozen, figures))
+    if c.frozen < 1:
+        rest = replace(
+            c, steps=round(c.steps * (1 - c.frozen)), seconds=c.seconds * (1 - c.frozen),
+            learning_rate=c.learning_rate * (c.tuning if c.frozen else 1.0),
+        )  # fmt: skip
+        fit(model, of_frames, len(togo), rest, lambda share, figures: report(c.frozen + share * (1 - c.frozen), figures))
+
+
+@torch.no_grad()
+def encode_all(model: VlaModel, inputs: Inputs) -> Trunk:
+    """Frozen features of every frame, in evaluation mode."""
+    model.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = [model.encode(*inputs[index]) for index in torch.arange(len(inputs.images)).split(256)]
+    return Trunk(
+        torch.cat([p.tokens for p in parts]), torch.cat([p.points for p in parts]), torch.cat([p.mask for p in parts])
+    )
+
+
+@torch.inference_mode()
+def evaluate(model: VlaModel, inputs: Inputs, data: Demonstrations) -> dict[str, float]:
+    """Held-out action accuracy (within one bin), and error and rank correlation of d with the true steps-to-go."""
+    model.eval()
+    near, expected = [], []
+    for index in torch.arange(len(data.steps_to_go)).split(256):
+        out = model(*inputs[index])
+        greedy = out["action"].argmax(-1)
+        near.append(((greedy - torch.from_numpy(data.tokens[index.numpy()]).long()).abs() <= 1).float().mean((1, 2)))
+        expected.append(steps_to_go_moments(out["steps_to_go"])[0])
+    true = torch.from_numpy(data.steps_to_go).float()
+    found = torch.cat(expected)
+    ranks = torch.stack([found.argsort().argsort().float(), true.argsort().argsort().float()])
+    return {
+        "action_within_one_bin": float(torch.cat(near)[true > 0].mean()),
+        "steps_to_go_error": float((found - true.clamp(max=model.config.steps_to_go_bins - 1)).abs().mean()),
+        "steps_to_go_rank_correlation": float(torch.corrcoef(ranks)[0, 1]),
+    }

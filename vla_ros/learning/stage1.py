@@ -1,0 +1,152 @@
+"""Stage 1 in the simulated cell: demonstrations and grounding, then policy and judge, each a checkpoint on disk.
+
+Two lanes that run side by side on two cores:
+
+    grounding pictures → stage 0 ─┬→ policy: behaviour cloning + steps-to-go
+    expert episodes ──────────────┴→ judge: steps-to-go alone, on noisier and more episodes, then its calibration
+
+The judge is a network of its own because a policy's own head, trained on the few clean demonstrations, calls success
+where there is none; that ends practice before it begins (see docs/methods.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vla_ros.errors import VlaRosError
+from vla_ros.learning import sft
+from vla_ros.learning.data import Demonstrations, Inputs
+from vla_ros.policy import policy as checkpoint
+from vla_ros.policy import tokenizer as words
+from vla_ros.policy.model import VlaConfig, VlaModel, steps_to_go_moments
+from vla_ros.progress.judge import Calibration, calibrate
+from vla_ros.robots.contract import RobotContract
+from vla_ros.sim.collect import ExpertData, collect, grounding_samples
+from vla_ros.sim.tasks import Tasks
+
+Report = Callable[[float, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Stage1Config:
+    """How much of everything. Training lanes stop after their seconds, so that the demo fits its quarter of an hour."""
+
+    demonstrations: int = 400
+    judge_episodes: int = 1000
+    judge_noise: tuple[float, ...] = (0.25, 0.5, 0.8, 1.0)  # wide coverage: the judge must know states off the path
+    grounding_pictures: int = 20000
+    ground_seconds: float = 80.0
+    policy_seconds: float = 110.0
+    judge_seconds: float = 130.0
+    learning_rate: float = 1e-3
+    held_out: float = 0.1  # share of episodes for figures and calibration
+    seed: int = 1
+
+
+def ground(folder: Path, robot: str, c: Stage1Config, report: Report) -> None:
+    """Pictures and phrases → a model that knows what the words point at."""
+    half = 0.25  # of this phase's bar is rendering
+    data = grounding_samples(robot, c.grounding_pictures, c.seed, progress=lambda k, n: report(half * k / n, {"pictures": k}))
+    contract = RobotContract.load(robot)
+    tokenizer = words.build(Tasks.load().vocabulary)
+    torch.manual_seed(c.seed)
+    language = {**VlaConfig().language, "vocab_size": len(tokenizer)}
+    action = contract.action
+    config = VlaConfig(
+        language=language, robot=contract.robot, bins=action.bins, chunk=action.chunk,
+        image_size=contract.observation.size, state_dim=len(contract.observation.state),
+    )  # fmt: skip
+    model = VlaModel(config)
+    inputs = Inputs.of(data.images, data.instruction, data.instructions, data.states, tokenizer)
+    sft.ground(
+        model, inputs, torch.from_numpy(data.points), torch.from_numpy(data.positions[:, : config.ground_dim]),
+        sft.SftConfig(steps=10**6, seconds=c.ground_seconds, seed=c.seed),
+        lambda share, figures: report(half + (1 - half) * share, figures),
+    )  # fmt: skip
+    checkpoint.save(folder, model, tokenizer, {"stage": "ground", "pictures": len(data.images), "seed": c.seed})
+
+
+def demonstrate(robot: str, c: Stage1Config, report: Report) -> tuple[Demonstrations, Demonstrations]:
+    """Expert episodes: the policy's (human-like) and the judge's (noisier, more)."""
+    total = c.demonstrations + c.judge_episodes
+    policy = collect(
+        robot, c.demonstrations, c.seed, workers=1,
+        progress=lambda k, n: report(k / total, {"episodes": k}),
+    )  # fmt: skip
+    judge = collect(
+        robot, c.judge_episodes, c.seed + 1, noises=c.judge_noise, workers=1,
+        progress=lambda k, n: report((c.demonstrations + k) / total, {"episodes": c.demonstrations + k}),
+    )  # fmt: skip
+    return demonstrations(policy), demonstrations(judge)
+
+
+def demonstrations(d: ExpertData) -> Demonstrations:
+    return Demonstrations(d.images, d.states, d.tokens, d.steps_to_go, d.instruction, d.instructions, d.episode)
+
+
+def train_policy(start: Path, folder: Path, data: Demonstrations, c: Stage1Config, report: Report) -> dict[str, float]:
+    """Behaviour cloning and steps-to-go from the grounded model; returns held-out figures."""
+    return _train(start, folder, data, c, c.policy_seconds, 1.0, report)
+
+
+def train_judge(start: Path, folder: Path, data: Demonstrations, c: Stage1Config, report: Report) -> dict[str, float]:
+    """Steps-to-go alone, then the success threshold from held-out episodes; returns held-out figures."""
+    return _train(start, folder, data, c, c.judge_seconds, 0.0, report)
+
+
+def _train(
+    start: Path, folder: Path, data: Demonstrations, c: Stage1Config, seconds: float, behaviour: float, report: Report
+) -> dict[str, float]:
+    model, tokenizer = checkpoint.load(start)
+    training, held_out = data.split(c.held_out, c.seed)
+    settings = sft.SftConfig(
+        steps=10**6, seconds=seconds, learning_rate=c.learning_rate, behaviour_weight=behaviour, seed=c.seed
+    )
+    sft.clone(model, _inputs(training, tokenizer), training, settings, report)
+    inputs = _inputs(held_out, tokenizer)
+    figures = sft.evaluate(model, inputs, held_out)
+    if not behaviour:
+        calibration = calibration_of(model, inputs, held_out)
+        figures |= {"threshold": calibration.threshold, "recall": calibration.recall}
+    record = {"stage": "sft" if behaviour else "judge", "episodes": int(data.episode.max()) + 1, "seed": c.seed, **figures}
+    checkpoint.save(folder, model, tokenizer, record)
+    if not behaviour:
+        calibration.save(folder)
+    return figures
+
+
+def _inputs(data: Demonstrations, tokenizer: words.PreTrainedTokenizerFast) -> Inputs:
+    return Inputs.of(data.images, data.instruction, data.instructions, data.states, tokenizer)
+
+
+@torch.inference_mode()
+def calibration_of(model: VlaModel, inputs: Inputs, data: Demonstrations) -> Calibration:
+    """Detector's threshold from held-out episodes."""
+    parts = [
+        steps_to_go_moments(model(*inputs[index])["steps_to_go"])[0] for index in torch.arange(len(data.steps_to_go)).split(256)
+    ]
+    return calibrate(torch.cat(parts).numpy().astype(np.float64), data.steps_to_go.astype(np.int64))
+
+
+def save_demonstrations(path: Path, data: Demonstrations) -> None:
+    """Arrays as a compressed .npz, to be read by the other lane and by later runs."""
+    fields = {name: getattr(data, name) for name in Demonstrations.__dataclass_fields__}
+    np.savez_compressed(path, **fields)
+
+
+def load_demonstrations(path: Path) -> Demonstrations:
+    """
+    Raises:
+        VlaRosError: no file, or arrays missing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in Demonstrations.__dataclass_fields__}
+    except (OSError, KeyError, ValueError) as error:
+        raise VlaRosError(f"{path}: not a demonstrations file: {error}") from error
+    return Demonstrations(**{**arrays, "instructions": tuple(str(t) for t in arrays["instructions"])})

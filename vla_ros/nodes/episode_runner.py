@@ -1,0 +1,274 @@
+"""Runs and records one episode at a time on the live graph, for the trainer node.
+
+Threads: subscriptions share one mutually exclusive group, so episode state is touched by one callback at a time under
+`_changed`; `run` executes in an action's thread and waits on `_changed`, which every callback notifies.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from std_msgs.msg import Header
+
+from vla_ros.episodes import EpisodeWriter
+from vla_ros.episodes.monitor import SUCCESS, TIME_LIMIT, EpisodeMonitor
+from vla_ros.errors import VlaRosError
+from vla_ros.msg import ActionChunk, Episode, Instruction, Observation, Progress, SafetyState
+from vla_ros.nodes import convert, qos
+from vla_ros.nodes.interfaces import message_class
+from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.kinematics import Kinematics
+from vla_ros.srv import ResetCell
+
+HOME_TOLERANCE = 0.02  # rad
+FREE = 2.0**31 - 1  # s, the last stamp there is
+
+
+@dataclass(frozen=True)
+class EpisodeRequest:
+    """What to run; the fields are RunTask's goal."""
+
+    instruction: str = ""  # empty: the cell's reset chooses
+    time_limit: float = 0.0  # s; 0: the contract's
+    greedy: bool = False
+    temperature: float = 0.0  # 0: the policy's
+    seed: int = 0
+    split: str = "train"
+    task: str = ""
+
+
+class Cancelled(Exception):
+    """The goal was cancelled before the episode began."""
+
+
+class EpisodeRunner:
+    """Owns what an episode needs: instruction, reset, recording, end, and the pace of a lock-stepped simulation."""
+
+    def __init__(self, node: Node, contract: RobotContract, folder: Path, reset_by: str, extra_topics: list[str]) -> None:
+        self.node, self.contract, self.folder, self.reset_by = node, contract, folder, reset_by
+        self._home = Kinematics(contract).home()
+        self._changed = threading.Condition()
+        self._monitor: EpisodeMonitor | None = None
+        self._writer: EpisodeWriter | None = None
+        self._stamp = 0.0  # s, newest observation
+        self._position: np.ndarray | None = None
+        self._count = 0
+        self._hold = False
+        self._acknowledged = 0.0
+        self.latched = False
+        self.limited_ticks = 0
+        self.operator_ready = threading.Event()
+        self.notify: Callable[[str, str], None] = lambda phase, message: None
+
+        self.instruction = node.create_publisher(Instruction, "/instruction", qos.STATUS)
+        self.ack = node.create_publisher(Header, "/trainer/ack", qos.STATUS)
+        self.reset_cell = node.create_client(ResetCell, "/cell/reset", callback_group=ReentrantCallbackGroup())
+        self._listen(extra_topics)
+        self._acknowledge()
+
+    def _listen(self, extra: list[str]) -> None:
+        """Raw subscriptions: the bytes that arrive are what is recorded; fields are read where the episode needs them."""
+        group = MutuallyExclusiveCallbackGroup()
+        heard: dict[str, tuple[type, Callable[[EpisodeMonitor | None, Any], bool] | None, Any]] = {
+            "/observation": (Observation, self._on_observation, qos.SENSOR),
+            "/policy/chunk": (ActionChunk, self._on_chunk, qos.RECORD),
+            "/progress": (Progress, self._on_progress, qos.RECORD),
+            "/safety/state": (SafetyState, self._on_safety, qos.RECORD),
+        }
+        for entry in filter(None, extra):
+            topic, _, kind = entry.partition(" ")
+            heard[topic] = (message_class(kind), None, qos.SENSOR)
+        for topic, (kind, handle, profile) in heard.items():
+            callback = self._recorder(topic, kind, handle)
+            self.node.create_subscription(kind, topic, callback, profile, callback_group=group, raw=True)
+
+    def _recorder(
+        self, topic: str, kind: type, handle: Callable[[EpisodeMonitor | None, Any], bool] | None
+    ) -> Callable[[bytes], None]:
+        full_name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+        paces = topic in ("/observation", "/policy/chunk", "/progress")
+
+        def callback(cdr: bytes) -> None:
+            with self._changed:
+                monitor = self._monitor
+                wanted = handle(monitor, deserialize_message(cdr, kind)) if handle else monitor is not None
+                if wanted and self._writer is not None:
+                    self._writer.write(topic, full_name, cdr, self.node.get_clock().now().nanoseconds)
+                self._changed.notify_all()
+            if paces:
+                self._acknowledge()
+
+        return callback
+
+    def _on_observation(self, monitor: EpisodeMonitor | None, message: Observation) -> bool:
+        self._stamp = convert.seconds(message.header.stamp)
+        joints = convert.ordered(convert.observation(message).joints, self.contract.joints)
+        self._position = joints.position
+        if monitor is not None:
+            monitor.observe(self._stamp)
+        return True
+
+    def _on_chunk(self, monitor: EpisodeMonitor | None, message: ActionChunk) -> bool:
+        if monitor is None or message.episode_id != monitor.episode_id:
+            return False
+        monitor.chunk(convert.seconds(message.observation_stamp), message.policy_version)
+        return True
+
+    def _on_progress(self, monitor: EpisodeMonitor | None, message: Progress) -> bool:
+        if monitor is None or message.episode_id != monitor.episode_id:
+            return False
+        monitor.judge(convert.seconds(message.header.stamp), message.steps_to_go, message.reward, message.success)
+        return True
+
+    def _on_safety(self, monitor: EpisodeMonitor | None, message: SafetyState) -> bool:
+        self.latched = message.state == SafetyState.LATCHED
+        self.limited_ticks = message.limited_ticks
+        if monitor is not None:
+            monitor.safety(self.latched)
+        return True
+
+    # -- pace of a lock-stepped simulation ------------------------------------------------------------------------
+
+    def _acknowledge(self) -> None:
+        """Everything up to a stamp has been recorded: simulated time may pass that far, or freely between episodes."""
+        with self._changed:
+            if self._hold or (self._monitor is not None and not self._monitor.complete(self._stamp)):
+                return
+            stamp = FREE if self._monitor is None else self._stamp
+            if stamp == self._acknowledged:
+                return
+            self._acknowledged = stamp
+        self.ack.publish(Header(stamp=convert.stamp(stamp)))
+
+    def hold(self, on: bool) -> None:
+        """Keep a lock-stepped simulation waiting (while the learner has the processor); no effect on a real cell."""
+        self._hold = on
+        if on:
+            self._stop_free_running()
+        else:
+            self._acknowledge()
+
+    def _stop_free_running(self) -> None:
+        with self._changed:
+            self._acknowledged = self._stamp
+        self.ack.publish(Header(stamp=convert.stamp(self._stamp)))
+
+    # -- one episode, in the action's thread ----------------------------------------------------------------------
+
+    def wait(self, until: Callable[[], bool], seconds: float, cancelled: Callable[[], bool] = lambda: False) -> bool:
+        """True when the condition holds, False after `seconds` of ROS time.
+
+        Raises:
+            Cancelled: the goal was cancelled meanwhile.
+        """
+        start = self._now()
+        with self._changed:
+            while not until():
+                if cancelled():
+                    raise Cancelled
+                if self._now() - start > seconds:
+                    return False
+                self._changed.wait(0.05)
+        return True
+
+    def _now(self) -> float:
+        return float(self.node.get_clock().now().nanoseconds) * 1e-9
+
+    def prepare(self, request: EpisodeRequest, cancelled: Callable[[], bool]) -> str:
+        """Home the arm through the safety filter and lay out the scene; returns the instruction."""
+        forever = float("inf")
+        if self.latched:
+            self.notify("stopped", "safety is latched: clear the cause, then call /safety/reset")
+            self.wait(lambda: not self.latched, forever, cancelled)
+        self.instruction.publish(Instruction(mode=Instruction.HOME))
+        if not self.wait(self._at_home, 20.0, cancelled):
+            raise VlaRosError("the arm did not reach home within 20 s; /safety/state tells what stops it")
+        self.instruction.publish(Instruction())
+        if self.reset_by == "operator":
+            self.operator_ready.clear()
+            self.notify("reset_wanted", "reset the scene, then call /trainer/ready")
+            self.wait(self.operator_ready.is_set, forever, cancelled)
+            return request.instruction
+        answer = self._reset(ResetCell.Request(seed=request.seed, split=request.split, task=request.task))
+        before = self._stamp
+        if not self.wait(lambda: self._stamp > before, 5.0, cancelled):
+            raise VlaRosError("no observation within 5 s of the reset; is camera_node running?")
+        return request.instruction or str(answer.instruction)
+
+    def _at_home(self) -> bool:
+        return self._position is not None and float(np.abs(self._position - self._home).max()) < HOME_TOLERANCE
+
+    def _reset(self, request: ResetCell.Request) -> ResetCell.Response:
+        if not self.reset_cell.wait_for_service(timeout_sec=10.0):
+            raise VlaRosError("no /cell/reset service within 10 s; start sim_node, or set parameter `reset` to 'operator'")
+        future, done = self.reset_cell.call_async(request), threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(10.0):
+            raise VlaRosError("/cell/reset did not answer within 10 s")
+        answer: ResetCell.Response = future.result()
+        if not answer.success:
+            raise VlaRosError(f"/cell/reset: {answer.message}")
+        return answer
+
+    def run(
+        self,
+        request: EpisodeRequest,
+        instruction: str,
+        cancelled: Callable[[], bool],
+        feedback: Callable[[EpisodeMonitor], None] = lambda monitor: None,
+        folder: str = "",
+    ) -> Episode:
+        """Run and record one prepared episode; its file is complete on disk when this returns."""
+        self._count += 1
+        name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{self._count:05d}"
+        path = self.folder / folder / f"{name}.mcap"
+        metadata = {
+            "episode_id": name, "instruction": instruction, "robot": self.contract.robot, "seed": str(request.seed),
+            "split": request.split, "greedy": str(request.greedy), "temperature": str(request.temperature),
+        }  # fmt: skip
+        limit = request.time_limit or self.contract.time_limit
+        monitor, limited, steps = EpisodeMonitor(name, limit), self.limited_ticks, 0
+        with EpisodeWriter(path, metadata) as writer:
+            with self._changed:
+                self._monitor, self._writer = monitor, writer
+                monitor.observe(self._stamp)
+            self._stop_free_running()  # the first frame of the episode is answered before time goes on
+            self.instruction.publish(
+                Instruction(
+                    header=Header(stamp=self.node.get_clock().now().to_msg()), text=instruction, episode_id=name,
+                    greedy=request.greedy, temperature=request.temperature, seed=request.seed,
+                )
+            )  # fmt: skip
+            try:
+                while not monitor.reason:
+                    if not self.wait(lambda seen=steps: bool(monitor.reason) or monitor.steps > seen, 10.0, cancelled):
+                        monitor.observe(float("inf"))  # no observation for 10 s: nobody drives the arm
+                    steps = monitor.steps
+                    feedback(monitor)
+            except Cancelled:
+                monitor.cancel()
+            finally:
+                with self._changed:
+                    self._monitor = self._writer = None
+                self.instruction.publish(Instruction())
+                self._acknowledge()
+            outcome = {SUCCESS: "success", TIME_LIMIT: "failure"}.get(monitor.reason, "aborted")
+            writer.annotate(
+                outcome=outcome, termination_reason=monitor.reason, policy_version=str(monitor.policy_version)
+            )
+        return Episode(
+            header=Header(stamp=self.node.get_clock().now().to_msg()), id=name, instruction=instruction, outcome=outcome,
+            termination_reason=monitor.reason, steps=monitor.steps,
+            duration=monitor.steps / self.contract.observation.rate, return_sum=monitor.return_sum,
+            final_steps_to_go=monitor.final_steps_to_go, policy_version=monitor.policy_version,
+            limited_ticks=self.limited_ticks - limited, file=str(path.resolve()),
+        )  # fmt: skip

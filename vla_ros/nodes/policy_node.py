@@ -1,0 +1,216 @@
+"""VLA inference: observation and instruction in, action chunk out; weights change between two ticks.
+
+Threads: everything runs on the executor's thread except loading a version, which has a thread of its own and hands the
+checked tensors over through `_pending`; the swap itself is done by the executor's thread, so no inference ever sees
+half-written weights and no lock is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import rclpy
+import torch
+from rclpy.node import Node
+from torch import Tensor
+
+from vla_ros.errors import VlaRosError
+from vla_ros.msg import ActionChunk as ActionChunkMsg
+from vla_ros.msg import Instruction
+from vla_ros.msg import Observation as ObservationMsg
+from vla_ros.msg import PolicyVersion as PolicyVersionMsg
+from vla_ros.nodes import convert, qos
+from vla_ros.nodes.diagnostics import Diagnostics
+from vla_ros.nodes.main import run
+from vla_ros.policy import adapter
+from vla_ros.policy.policy import VlaPolicy, load
+from vla_ros.policy.store import WeightStore
+from vla_ros.robots.actions import ActionDecoder
+from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.homing import homing_rows
+from vla_ros.robots.kinematics import Kinematics
+from vla_ros.robots.observation import proprio_state
+from vla_ros.srv import ActivatePolicy
+from vla_ros.types import ActionChunk, Observation
+
+
+class PolicyNode(Node):
+    def __init__(self) -> None:
+        super().__init__("policy_node")
+        robot = self.declare_parameter("robot", "panda").value
+        folder = Path(self.declare_parameter("policy", "").value)
+        store = self.declare_parameter("store", "").value
+        self.temperature = self.declare_parameter("temperature", 1.0)
+        torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
+
+        self.contract = RobotContract.load(robot)
+        self.kinematics = Kinematics(self.contract)
+        self.decoder = ActionDecoder(self.contract, self.kinematics)
+        model, tokenizer = load(folder, self.contract.robot)
+        torch.manual_seed(0)
+        self.policy = VlaPolicy(adapter.add(model), tokenizer)
+        self.store = WeightStore(Path(store)) if store else None
+        self.version = PolicyVersionMsg(number=1, stage="sft", path=str(folder))
+        self.instruction = Instruction()
+        self._pending: tuple[PolicyVersionMsg, dict[str, Tensor]] | None = None
+        self._probe: Observation | None = None  # last observation, on which a new version must behave
+        self._homing_until = 0.0
+
+        self.diagnostics = Diagnostics(self, "policy")
+        self.chunks = self.create_publisher(ActionChunkMsg, "/policy/chunk", qos.COMMAND)
+        self.active = self.create_publisher(PolicyVersionMsg, "/policy/active", qos.STATUS)
+        self.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.LATEST)
+        self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
+        self.create_subscription(PolicyVersionMsg, "/policy/version", self._on_version, qos.STATUS)
+        self.create_service(ActivatePolicy, "/policy/activate", self._on_activate)
+        if self.store and (latest := self.store.latest()):
+            self._load(latest.number, latest.sha256)
+            self._swap()
+        self.active.publish(self.version)
+        self.get_logger().info(f"policy of {folder.name} ready, version {self.version.number}")
+
+    def _on_instruction(self, message: Instruction) -> None:
+        self.instruction = message
+        self._homing_until = 0.0
+        self.policy.seed(message.seed)
+        if self._probe is not None:
+            self._answer(self._probe)  # at once, not when the next frame comes
+
+    def _on_observation(self, message: ObservationMsg) -> None:
+        self._swap()
+        self._probe = convert.observation(message)
+        self._answer(self._probe)
+
+    def _answer(self, observation: Observation) -> None:
+        age = self.get_clock().now().nanoseconds * 1e-9 - observation.stamp
+        if age > self.contract.observation.max_age:
+            self.diagnostics.count("stale_observations")
+            return
+        try:
+            if self.instruction.mode == Instruction.HOME:
+                self._home(observation)
+            elif self.instruction.text:
+                self._act(observation)
+        except VlaRosError as error:
+            self.diagnostics.error(str(error))
+            self.get_logger().error(str(error), throttle_duration_sec=2.0)
+
+    def _act(self, observation: Observation) -> None:
+        start = time.perf_counter()
+        camera = self.contract.observation.cameras[0]
+        joints = convert.ordered(observation.joints, self.contract.joints)
+        tip = self.kinematics.tip_pose(joints.position)[:3]
+        temperature = self.instruction.temperature or self.temperature.value
+        decision = self.policy.infer(
+            observation.images[camera], self.instruction.text, proprio_state(self.contract, tip),
+            self.instruction.greedy, temperature,
+        )  # fmt: skip
+        rows = self.decoder.decode(decision.tokens, tip, joints.position)
+        total = time.perf_counter() - start
+        period = 1 / self.contract.observation.rate
+        self._publish(
+            ActionChunk(
+                stamp=observation.stamp + period, period=period, joint_names=self.contract.joints, rows=rows,
+                observation_stamp=observation.stamp, policy_version=self.version.number,
+                episode_id=self.instruction.episode_id, tokens=decision.tokens,
+                log_probability=decision.log_probability,
+            ),
+            [decision.latency * 1e3, (total - decision.latency) * 1e3],
+        )  # fmt: skip
+        self.diagnostics.sample("latency", total)
+
+    def _home(self, observation: Observation) -> None:
+        """One scripted chunk to the home pose; it passes the same safety filter as the policy's."""
+        if observation.stamp < self._homing_until:
+            return
+        joints = convert.ordered(observation.joints, self.contract.joints)
+        period = 1 / self.contract.observation.rate
+        rows = homing_rows(joints.position, self.kinematics.home(), self.contract.limits.velocity, period)
+        self._homing_until = observation.stamp + period * (len(rows) + 2)
+        self._publish(
+            ActionChunk(
+                stamp=observation.stamp + period, period=period, joint_names=self.contract.joints, rows=rows,
+                observation_stamp=observation.stamp, episode_id=self.instruction.episode_id,
+            ),
+            [],
+        )  # fmt: skip
+
+    def _publish(self, chunk: ActionChunk, latency: list[float]) -> None:
+        if not np.isfinite(chunk.rows).all():
+            raise VlaRosError("the decoded chunk is not finite and was not sent")
+        self.chunks.publish(convert.chunk_message(chunk, latency, self.contract.robot))
+
+    def _on_version(self, message: PolicyVersionMsg) -> None:
+        if message.number != self.version.number:
+            threading.Thread(target=self._try_load, args=(message.number, message.sha256), daemon=True).start()
+
+    def _try_load(self, number: int, digest: str) -> None:
+        try:
+            self._load(number, digest)
+        except VlaRosError as error:
+            self.diagnostics.error(f"version {number} refused: {error}")
+            self.get_logger().error(f"version {number} refused, version {self.version.number} stays: {error}")
+
+    def _load(self, number: int, digest: str = "") -> None:
+        if self.store is None:
+            raise VlaRosError("parameter `store` is empty; set it to the weight store's folder to swap versions")
+        record = self.store.record(number)
+        weights = self.store.load(number, digest)
+        adapter.check(self.policy.model, weights, record.path)
+        self._pending = (
+            PolicyVersionMsg(
+                number=record.number, parent=record.parent, sha256=record.sha256, stage=record.stage,
+                path=record.path, metrics=json.dumps(record.metrics),
+            ),
+            weights,
+        )  # fmt: skip
+
+    def _swap(self) -> None:
+        """Between two inferences: change over, prove the new weights on the last observation, go back if they fail."""
+        if self._pending is None:
+            return
+        start = time.perf_counter()
+        (version, weights), self._pending = self._pending, None
+        previous = {name: tensor.detach().clone() for name, tensor in adapter.state(self.policy.model).items()}
+        adapter.swap(self.policy.model, weights)
+        pause = time.perf_counter() - start
+        if self._probe is not None and self.instruction.text:
+            camera = self.contract.observation.cameras[0]
+            tip = self.kinematics.tip_pose(convert.ordered(self._probe.joints, self.contract.joints).position)[:3]
+            state = proprio_state(self.contract, tip)
+            try:
+                self.policy.infer(self._probe.images[camera], self.instruction.text, state, greedy=True)
+            except VlaRosError as error:
+                adapter.swap(self.policy.model, previous)
+                self.diagnostics.error(f"version {version.number} refused: {error}")
+                return
+        self.version = version
+        self.version.header.stamp = self.get_clock().now().to_msg()
+        self.diagnostics.sample("swap", pause)
+        self.active.publish(self.version)
+        self.get_logger().info(f"version {version.number} active ({pause * 1e3:.2f} ms pause)")
+
+    def _on_activate(self, request: ActivatePolicy.Request, response: ActivatePolicy.Response) -> ActivatePolicy.Response:
+        number = self.version.parent if request.rollback else request.number
+        try:
+            if request.rollback and not number:
+                raise VlaRosError(f"version {self.version.number} has no parent to go back to")
+            self._load(number)
+            self._swap()
+        except VlaRosError as error:
+            response.message = str(error)
+        response.success = self.version.number == number
+        response.number = self.version.number
+        return response
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

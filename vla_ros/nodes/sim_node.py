@@ -1,0 +1,282 @@
+"""The simulated cell on the graph: the arm's joint states and command topics, its cameras, the clock, and the truth.
+
+Threads: one. The loop steps the physics, renders (OpenGL belongs to the thread that made it) and serves callbacks while
+it waits, so nothing needs a lock. The node makes the clock and therefore never uses simulated time itself.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Float64MultiArray, Header
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_ros.errors import VlaRosError
+from vla_ros.msg import TrueOutcome
+from vla_ros.nodes import convert, qos
+from vla_ros.nodes.diagnostics import Diagnostics
+from vla_ros.nodes.interfaces import message_class
+from vla_ros.nodes.sim_pace import Pace
+from vla_ros.robots.contract import RobotContract
+from vla_ros.sim import render
+from vla_ros.sim.cell import Cell
+from vla_ros.sim.model import LARGEST_PICTURE
+from vla_ros.sim.tasks import Scene, sample_scene
+from vla_ros.sim.trajectory import JointTarget, checked, ordered
+from vla_ros.srv import ResetCell
+
+TRAJECTORY_TOPIC = "/joint_trajectory_controller/joint_trajectory"
+OVERVIEW = (480, 640)  # px, height and width of the spectators' camera, which is no part of the contract
+CLEARANCE = 0.055  # m, rod to block centre: a block laid out closer would overlap the rod
+
+
+class SimNode(Node):
+    def __init__(self, executor: SingleThreadedExecutor) -> None:
+        own_clock = Parameter("use_sim_time", value=False)  # it makes the clock that the others follow
+        super().__init__("sim_node", parameter_overrides=[own_clock])
+        self.contract = RobotContract.load(self.declare_parameter("robot", "panda").value)
+        seed = int(self.declare_parameter("seed", 0).value)
+        factor = float(self.declare_parameter("real_time_factor", 1.0).value)
+        timeout = float(self.declare_parameter("lockstep_timeout", 2.0).value)
+        rate = float(self.declare_parameter("camera_rate", 0.0).value) or self.contract.observation.rate
+        self.size = _size(list(self.declare_parameter("camera_size", [128, 128]).value))
+        awaited = [entry for entry in self.declare_parameter("lockstep_topics", [""]).value if entry]
+
+        self.period = 1 / self.contract.control.rate
+        self.frame_every = round(self.contract.control.rate / rate)
+        if not math.isclose(self.frame_every * rate, self.contract.control.rate):
+            raise VlaRosError(f"parameter camera_rate: found {rate}, expected a divisor of {1 / self.period:g} Hz")
+        self.ticks = self.commands = self.refused = 0
+        self.following = False  # commands have come, so lock step may wait for them
+        self.pace = Pace(self, executor, _factor(factor), timeout)
+        self.cell = Cell(self.contract)
+        self.target = JointTarget(self.cell.joint_state().position)
+        self._lay_out(sample_scene(self.cell.tasks, seed, keep_clear=self.contract.home_tip))
+        self.cell.render(next(iter(self.contract.cameras)), self.size)  # missing OpenGL is known now
+
+        reliable = QoSProfile(depth=10)  # in lock step nothing may be lost; also serves best-effort subscribers
+        self.clock = self.create_publisher(Clock, "/clock", reliable)
+        self.joints = self.create_publisher(JointState, self.contract.control.state_topic, reliable)
+        self.truth = self.create_publisher(TrueOutcome, "/sim/truth", qos.STATUS)
+        self.cameras = {
+            name: (self.create_publisher(Image, c.topic, reliable), self.create_publisher(CameraInfo, c.info, reliable))
+            for name, c in self.contract.cameras.items()
+        }
+        self.overview = self.create_publisher(Image, "/camera/overview/image_raw", qos.SENSOR)
+        command = self.contract.control.command_topic
+        self.create_subscription(Float64MultiArray, command, self._on_command, qos.COMMAND)
+        self.create_subscription(JointTrajectory, TRAJECTORY_TOPIC, self._on_trajectory, qos.COMMAND)
+        self.create_service(ResetCell, "/cell/reset", self._on_reset)
+        self.answered = {entry.partition(" ")[0]: -math.inf for entry in awaited}  # topic -> newest stamp [s]
+        for entry in awaited:
+            self._listen(entry)
+        self.diagnostics = Diagnostics(self, "sim", self.contract.robot)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self.get_logger().info(
+            f"cell with {self.contract.robot}, {'lock step' if factor == 0 else f'{factor:g} x real time'}; "
+            f"instruction of the first scene: {self.instruction}"
+        )
+
+    def tick(self) -> None:
+        """One control period: publish the present, let the graph answer, move on."""
+        stamp = convert.stamp(self.cell.time)
+        frame = self.ticks % self.frame_every == 0
+        before = self.commands
+        self.clock.publish(Clock(clock=stamp))
+        self.joints.publish(convert.joint_state_message(self.cell.joint_state()))
+        if frame:
+            self._publish_frames(stamp)
+        if self.pace.factor == 0 and self.following:
+            self._lock_step(before, self.cell.time if frame else None)
+        else:
+            self.pace.until_due(self.period)
+        self.cell.set_command(self.target.at(self.cell.time + self.period))
+        self.cell.step(self.period)
+        self.ticks += 1
+        self.diagnostics.count("ticks", rate=True)
+
+    def _lock_step(self, before: int, frame: float | None) -> None:
+        topic = self.contract.control.command_topic
+        if not self.pace.until(lambda: self.commands > before, lambda: f"command on {topic}"):
+            self.following = self.count_publishers(topic) > 0
+        self.diagnostics.set("lockstep_timeouts", self.pace.timeouts)
+        if frame is None:
+            return
+
+        def missing() -> list[str]:
+            return [name for name, stamp in self.answered.items() if stamp < frame - 1e-6]
+
+        for name in missing():
+            if self.count_publishers(name) == 0:
+                self.answered[name] = math.inf  # nobody there to wait for; its first message counts again
+        self.pace.until(lambda: not missing(), lambda: f"answer to the frame of {frame:.2f} s on {missing()}")
+
+    def _publish_frames(self, stamp: Time) -> None:
+        for name, (images, infos) in self.cameras.items():
+            header = Header(stamp=stamp, frame_id=self.contract.cameras[name].frame)
+            if images.get_subscription_count():
+                pixels = self.cell.render(name, self.size)
+                images.publish(convert.image_message(pixels, self.cell.time, header.frame_id))
+            if infos.get_subscription_count():
+                infos.publish(self._camera_info(name, header))
+        if self.overview.get_subscription_count():
+            pixels = self.cell.render("overview", OVERVIEW)
+            self.overview.publish(convert.image_message(pixels, self.cell.time, "overview"))
+        self._publish_truth(stamp)
+
+    def _camera_info(self, name: str, header: Header) -> CameraInfo:
+        height, width = self.size
+        focal = self.cell.focal_length(name, height)
+        k = [focal, 0.0, width / 2, 0.0, focal, height / 2, 0.0, 0.0, 1.0]
+        p = [focal, 0.0, width / 2, 0.0, 0.0, focal, height / 2, 0.0, 0.0, 0.0, 1.0, 0.0]
+        return CameraInfo(
+            header=header, height=height, width=width, distortion_model="plumb_bob", d=[0.0] * 5, k=k,
+            r=np.eye(3).ravel().tolist(), p=p,
+        )  # fmt: skip
+
+    def _publish_truth(self, stamp: Time) -> None:
+        success, distance = self.cell.truth()
+        self.truth.publish(
+            TrueOutcome(
+                header=Header(stamp=stamp, frame_id="panda_link0"), instruction=self.instruction,
+                success=success, distance=distance,
+            )
+        )  # fmt: skip
+
+    def _on_command(self, message: Float64MultiArray) -> None:
+        try:
+            self.target.set_position(checked(message.data, len(self.contract.joints)))
+        except VlaRosError as error:
+            self._refuse(error)
+            return
+        self._obey()
+
+    def _on_trajectory(self, message: JointTrajectory) -> None:
+        joints, now = self.contract.joints, self.cell.time
+        start = max(now, convert.seconds(message.header.stamp))
+        try:
+            rows = [ordered(p.positions, list(message.joint_names), joints) for p in message.points]
+            due = [start + convert.seconds(p.time_from_start) for p in message.points]
+            self.target.set_trajectory(now, due, rows)
+        except VlaRosError as error:
+            self._refuse(error)
+            return
+        self._obey()
+
+    def _obey(self) -> None:
+        self.commands += 1
+        self.following = True
+
+    def _refuse(self, error: VlaRosError) -> None:
+        self.refused += 1
+        self.diagnostics.error(str(error))
+        self.commands += 1  # an answer all the same: lock step goes on, the arm holds the last good command
+        self.get_logger().error(f"{error}; refused ({self.refused} so far), the arm holds", throttle_duration_sec=2.0)
+
+    def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
+        try:
+            home = self.contract.home_tip
+            scene = sample_scene(self.cell.tasks, request.seed, request.split or "train", request.task, home)
+            self._check_clear(scene)
+            self._lay_out(scene)
+        except VlaRosError as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.instruction = True, scene.instruction
+        self._publish_truth(convert.stamp(self.cell.time))
+        return response
+
+    def _check_clear(self, scene: Scene) -> None:
+        x, y = self.cell.tip()[:2]
+        if any(math.dist((block.x, block.y), (x, y)) < CLEARANCE for block in scene.blocks):
+            raise VlaRosError(f"a block would lie under the rod at [{x:.3f}, {y:.3f}] m; home the arm first")
+
+    def _lay_out(self, scene: Scene) -> None:
+        self.cell.reset(scene)
+        self.instruction = scene.instruction
+
+    def _listen(self, entry: str) -> None:
+        topic, _, kind = entry.partition(" ")
+        try:
+            kind_of = message_class(kind)
+        except VlaRosError as error:
+            raise VlaRosError(f"parameter lockstep_topics: found '{entry}', expected '/topic package/msg/Type'; {error}") from error
+
+        def note(message: Any) -> None:
+            self.answered[topic] = _stamp_of(message)
+
+        self.create_subscription(kind_of, topic, note, qos.RECORD)
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            if parameter.name == "real_time_factor":
+                try:
+                    self.pace.factor = _factor(float(parameter.value))
+                except (VlaRosError, TypeError) as error:
+                    return SetParametersResult(successful=False, reason=str(error))
+            elif parameter.name == "lockstep_timeout":
+                self.pace.timeout = float(parameter.value)
+        return SetParametersResult(successful=True)
+
+
+def _size(value: list[int]) -> tuple[int, int]:
+    (most_high, most_wide) = LARGEST_PICTURE
+    if len(value) != 2 or not (16 <= value[0] <= most_high and 16 <= value[1] <= most_wide):
+        raise VlaRosError(
+            f"parameter camera_size: found {value}, expected height 16..{most_high} and width 16..{most_wide} px"
+        )
+    return int(value[0]), int(value[1])
+
+
+def _factor(value: float) -> float:
+    if not (math.isfinite(value) and 0 <= value <= 100):
+        raise VlaRosError(f"parameter real_time_factor: found {value}, expected 0 (lock step) or up to 100")
+    return value
+
+
+def _stamp_of(message: Any) -> float:
+    """The frame [s] that a message answers: its observation_stamp, else its header's stamp, else its stamp."""
+    if hasattr(message, "observation_stamp"):
+        stamp = message.observation_stamp
+    else:
+        stamp = message.header.stamp if hasattr(message, "header") else message.stamp
+    return convert.seconds(stamp)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the cell until shutdown; exit status 2 with one clear line for bad input."""
+    rclpy.init(args=args)
+    executor = SingleThreadedExecutor()
+    node: SimNode | None = None
+    try:
+        node = SimNode(executor)
+        executor.add_node(node)
+        while rclpy.ok():
+            node.tick()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except VlaRosError as error:
+        print(f"sim_node: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if node is not None:
+            node.destroy_node()
+        render.release()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

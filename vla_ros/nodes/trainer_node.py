@@ -1,0 +1,244 @@
+"""Online training: samples instructions, has episodes run and recorded, a child process learn, announces versions."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from vla_ros.action import Improve, RunTask
+from vla_ros.episodes import label
+from vla_ros.episodes.monitor import EpisodeMonitor
+from vla_ros.errors import VlaRosError
+from vla_ros.learning.child import LearnerProcess
+from vla_ros.learning.learner import load_config
+from vla_ros.msg import Episode, PolicyVersion, TrainingState
+from vla_ros.nodes import qos
+from vla_ros.nodes.diagnostics import Diagnostics
+from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
+from vla_ros.nodes.main import run
+from vla_ros.policy.store import WeightStore
+from vla_ros.robots.contract import RobotContract
+from vla_ros.srv import LabelEpisode
+
+WINDOW = 50  # episodes of the running success rate
+ABORTED_IN_A_ROW = 5  # then practice stops: something is broken
+
+
+class TrainerNode(Node):
+    def __init__(self) -> None:
+        super().__init__("trainer_node")
+        p = self.declare_parameter
+        self.contract = RobotContract.load(p("robot", "panda").value)
+        self.policy = Path(p("policy", "").value)
+        self.store = WeightStore(Path(p("store", "").value or "store"))
+        self.config = p("config", "config/training/self_improvement.yaml").value
+        load_config(self.config)  # fail at start, not after an hour of practice
+        folder = Path(p("episodes_dir", "").value or "episodes")
+        reset_by = p("reset", "cell").value
+        if reset_by not in ("cell", "operator"):
+            raise VlaRosError(f"parameter `reset` is {reset_by!r}, expected 'cell' or 'operator'")
+        self.runner = EpisodeRunner(self, self.contract, folder, reset_by, list(p("record_topics", [""]).value))
+        self.runner.notify = lambda phase, message: self._report(phase=phase, message=message)
+        self._busy = threading.Lock()  # one goal at a time moves the arm
+        self._active = 0  # version that the policy node runs
+        self._state = TrainingState(phase="idle")
+
+        self.diagnostics = Diagnostics(self, "trainer")
+        self.announce = self.create_publisher(PolicyVersion, "/policy/version", qos.STATUS)
+        self.training = self.create_publisher(TrainingState, "/training/state", qos.STATUS)
+        self.episodes = self.create_publisher(Episode, "/training/episode", qos.RECORD)
+        own = ReentrantCallbackGroup()
+        self.create_subscription(PolicyVersion, "/policy/active", self._on_active, qos.STATUS, callback_group=own)
+        self.create_service(LabelEpisode, "/episodes/label", self._on_label, callback_group=own)
+        self.create_service(Trigger, "/trainer/ready", self._on_ready, callback_group=own)
+        goals: dict[str, Any] = {
+            "goal_callback": self._on_goal, "cancel_callback": lambda _: CancelResponse.ACCEPT, "callback_group": own,
+        }  # fmt: skip
+        self._run_task = ActionServer(self, RunTask, "/run_task", self._execute_run_task, **goals)
+        self._improve = ActionServer(self, Improve, "/improve", self._execute_improve, **goals)
+        self._report()
+        self.get_logger().info(f"episodes go to {folder}, versions to {self.store.folder}")
+
+    def _report(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            setattr(self._state, name, value)
+        self._state.header.stamp = self.get_clock().now().to_msg()
+        self._state.policy_version = self._active
+        self.training.publish(self._state)
+
+    def _on_active(self, message: PolicyVersion) -> None:
+        if self._active and message.number != self._active:
+            self._state.swaps += 1
+        self._active = message.number
+        self._report()
+
+    def _on_goal(self, goal: Any) -> GoalResponse:
+        if self._busy.locked():
+            self.get_logger().warning("goal rejected: another one is running; cancel it first")
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    # -- actions --------------------------------------------------------------------------------------------------
+
+    def _execute_run_task(self, handle: Any) -> RunTask.Result:
+        g = handle.request
+        request = EpisodeRequest(g.instruction, g.time_limit, g.greedy, g.temperature, g.seed, g.split or "train", g.task)
+
+        def feedback(monitor: EpisodeMonitor) -> None:
+            handle.publish_feedback(
+                RunTask.Feedback(
+                    steps_to_go=monitor.final_steps_to_go, steps=monitor.steps, policy_version=monitor.policy_version
+                )
+            )
+
+        result = RunTask.Result(outcome="aborted")
+        with self._busy:
+            try:
+                instruction = self.runner.prepare(request, lambda: handle.is_cancel_requested)
+                e = self.runner.run(request, instruction, lambda: handle.is_cancel_requested, feedback)
+            except Cancelled:
+                result.termination_reason = "cancelled"
+                handle.canceled()
+                return result
+            except VlaRosError as error:
+                return self._failed(handle, result, error)
+        self.episodes.publish(e)
+        result = RunTask.Result(
+            outcome=e.outcome, termination_reason=e.termination_reason, episode_id=e.id, instruction=e.instruction,
+            steps=e.steps, duration=e.duration, policy_version=e.policy_version, file=e.file,
+        )  # fmt: skip
+        handle.canceled() if e.termination_reason == "cancelled" else handle.succeed()
+        return result
+
+    def _failed(self, handle: Any, result: Any, error: VlaRosError) -> Any:
+        self.get_logger().error(str(error))
+        self.diagnostics.error(str(error))
+        self._report(phase="stopped", message=str(error))
+        result.termination_reason = str(error)
+        handle.abort()
+        return result
+
+    def _execute_improve(self, handle: Any) -> Improve.Result:
+        goal, result = handle.request, Improve.Result()
+        if not goal.episodes or not goal.episodes_per_update:
+            return self._failed(handle, result, VlaRosError("Improve: episodes and episodes_per_update must be above 0"))
+        with self._busy:
+            learner: LearnerProcess | None = None
+            try:
+                learner = LearnerProcess(self.policy, self.store.folder, self.contract.robot, self.config)
+                first = learner.answer(timeout=120.0)
+                if first is None:
+                    raise VlaRosError("the learner process did not start within 120 s")
+                self._publish(first["version"])
+                self._practise(handle, learner, result)
+            except Cancelled:
+                result.termination_reason = "cancelled"
+                handle.canceled()
+                return result
+            except VlaRosError as error:
+                return self._failed(handle, result, error)
+            finally:
+                self.runner.hold(False)
+                if learner is not None:
+                    learner.close()
+                self._report(phase="idle")
+        result.termination_reason = "finished"
+        handle.succeed()
+        return result
+
+    def _practise(self, handle: Any, learner: LearnerProcess, result: Improve.Result) -> None:
+        """Algorithm 1 of the paper: whole batches of whole episodes, N updates, swap, next batch."""
+        goal, batch, recent = handle.request, [], deque(maxlen=WINDOW)
+        stopped = lambda: handle.is_cancel_requested  # noqa: E731
+        swaps_before, aborted = self._state.swaps, 0
+        while result.episodes < goal.episodes:
+            request = EpisodeRequest(seed=goal.seed + result.episodes, split="train")
+            self._report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message="")
+            instruction = self.runner.prepare(request, stopped)
+            e = self.runner.run(request, instruction, stopped)
+            self.episodes.publish(e)
+            if e.termination_reason == "cancelled":
+                raise Cancelled
+            if e.outcome == "aborted":
+                aborted += 1
+                self.get_logger().warning(f"episode {e.id} is left out of learning: {e.termination_reason}")
+                if aborted == ABORTED_IN_A_ROW:
+                    raise VlaRosError(f"{aborted} episodes in a row were aborted, the last one by {e.termination_reason}")
+                continue
+            aborted = 0
+            result.episodes += 1
+            recent.append(e)
+            batch.append(e.file)
+            rate = sum(x.outcome == "success" for x in recent) / len(recent)
+            mean_length = sum(x.steps for x in recent) / len(recent)
+            self._report(success_rate=rate, mean_length=mean_length, episodes=result.episodes)
+            handle.publish_feedback(
+                Improve.Feedback(
+                    episodes=result.episodes, iteration=result.updates, success_rate=rate, policy_version=self._active
+                )
+            )
+            if len(batch) == goal.episodes_per_update:
+                self._learn(learner, batch, stopped)
+                batch = []
+                result.updates += 1
+        result.swaps = self._state.swaps - swaps_before
+        result.policy_version = self._active
+
+    def _learn(self, learner: LearnerProcess, batch: list[str], stopped: Any) -> None:
+        """One update in the child; simulated time waits, a real arm stands still. Then swap and go on."""
+        self._report(phase="learning")
+        self.runner.hold(True)
+        learner.submit(batch)
+        answer = None
+        while answer is None:
+            if stopped():
+                raise Cancelled
+            answer = learner.answer(timeout=0.1)
+        self._report(
+            phase="publishing", iteration=self._state.iteration + 1, loss=answer["loss"], entropy=answer["entropy"],
+            mean_return=answer["mean_return"],
+        )  # fmt: skip
+        self.runner.hold(False)
+        self._publish(int(answer["version"]))
+
+    def _publish(self, number: int) -> None:
+        """Announce a version and wait until the policy node runs it."""
+        r = self.store.record(number)
+        message = PolicyVersion(
+            number=r.number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path, metrics=json.dumps(r.metrics)
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        self.announce.publish(message)
+        if not self.runner.wait(lambda: self._active == number, 10.0):
+            raise VlaRosError(f"the policy node did not take version {number} within 10 s; it runs version {self._active}")
+
+    # -- services -------------------------------------------------------------------------------------------------
+
+    def _on_label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
+        try:
+            label(self.runner.folder, request.episode_id, request.outcome, request.note)
+            response.success = True
+        except VlaRosError as error:
+            response.message = str(error)
+        return response
+
+    def _on_ready(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.runner.operator_ready.set()
+        response.success = True
+        return response
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(TrainerNode, args, threads=4)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,54 @@
+"""What practice trains: LoRA on the language model (peft) and the action head. Everything else stays frozen."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor
+
+from vla_ros.errors import VlaRosError
+from vla_ros.policy.model import VlaModel
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def add(model: VlaModel, rank: int = 8, alpha: int = 16) -> VlaModel:
+    """Put LoRA into the language model in place and freeze all but LoRA and action head."""
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=TARGETS)
+    model.language_model = inject_adapter_in_model(config, model.language_model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name or name.startswith("action_head."))
+    return model
+
+
+def state(model: VlaModel) -> dict[str, Tensor]:
+    """Name -> live tensor of everything that a version holds."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def check(model: VlaModel, weights: dict[str, Tensor], source: str) -> None:
+    """Refuse weights that do not belong into this model.
+
+    Raises:
+        VlaRosError: missing or unknown names, other shapes, non-finite values; names file, key, found and expected.
+    """
+    expected = state(model)
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or unknown:
+        raise VlaRosError(
+            f"{source}: not weights of this policy: {len(missing)} tensors missing (first: {missing[:1]}), "
+            f"{len(unknown)} unknown (first: {unknown[:1]}); expected the {len(expected)} tensors of LoRA and action head"
+        )
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise VlaRosError(f"{source}: {name} has shape {list(tensor.shape)}, expected {list(expected[name].shape)}")
+        if not torch.isfinite(tensor).all():
+            raise VlaRosError(f"{source}: {name} holds non-finite values")
+
+
+@torch.no_grad()
+def swap(model: VlaModel, weights: dict[str, Tensor]) -> None:
+    """Copy checked weights into the live tensors; called between two inferences by the thread that infers."""
+    live = state(model)
+    names = list(weights)
+    torch._foreach_copy_([live[n] for n in names], [weights[n] for n in names])

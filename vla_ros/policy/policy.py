@@ -1,0 +1,130 @@
+"""A policy at run time: words and frames in, action tokens out."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from vla_ros.errors import VlaRosError
+from vla_ros.policy import tokenizer as words
+from vla_ros.policy.model import VlaConfig, VlaModel
+
+
+logging.disable_progress_bar()  # of loading a few megabytes, in a robot's log
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Answer to one observation: raw action tokens and their log-probability under the sampling distribution."""
+
+    tokens: NDArray[np.int16]  # [chunk, action_dim]
+    log_probability: float
+    entropy: float  # nat, mean over tokens
+    latency: float  # s in the model
+
+
+def save(folder: Path, model: VlaModel, tokenizer: PreTrainedTokenizerFast, record: dict[str, object]) -> None:
+    """Write a checkpoint: config.json, model.safetensors, tokenizer, and `training.json` with how it came about."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (Path(folder) / "training.json").write_text(json.dumps(record, indent=1))
+
+
+def load(folder: Path, robot: str = "") -> tuple[VlaModel, PreTrainedTokenizerFast]:
+    """Read a checkpoint folder.
+
+    Raises:
+        VlaRosError: not a checkpoint, a corrupt one, or one of another robot.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise VlaRosError(f"checkpoint {folder}: {name} is missing; expected a folder written by `vla-ros train`")
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        if kind != VlaConfig.model_type:
+            raise VlaRosError(f"{folder}/config.json: model_type is {kind!r}, expected {VlaConfig.model_type!r}")
+        model = VlaModel.from_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise VlaRosError(f"checkpoint {folder}: cannot be read: {error}") from error
+    if robot and model.config.robot and model.config.robot != robot:
+        raise VlaRosError(f"{folder}/config.json: checkpoint is for robot {model.config.robot!r}, running {robot!r}")
+    for name, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise VlaRosError(f"{folder}/model.safetensors: {name} holds non-finite values")
+    return model.eval(), tokenizer
+
+
+class Words:
+    """Ids of an instruction, kept while the instruction stays the same."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, text: str) -> tuple[Tensor, Tensor]:
+        if text not in self._kept:
+            self._kept = {text: words.encode(self._tokenizer, [text])}
+        return self._kept[text]
+
+
+def inputs(image: NDArray[np.uint8], size: list[int]) -> Tensor:
+    """[1, H, W, 3] uint8; refuses another size than the checkpoint's."""
+    if image.shape != (*size, 3) or image.dtype != np.uint8:
+        raise VlaRosError(f"image is {image.shape} {image.dtype}, the policy expects ({size[0]}, {size[1]}, 3) uint8")
+    return torch.from_numpy(image.copy())[None]  # a view on a received message is read-only, which torch warns about
+
+
+class VlaPolicy:
+    """Input transforms → model → output transforms."""
+
+    def __init__(self, model: VlaModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model = model.eval()
+        self._words = Words(tokenizer)
+        self._random = torch.Generator()
+
+    def seed(self, seed: int) -> None:
+        """The same seed and observations give the same actions."""
+        self._random.manual_seed(seed)
+
+    @torch.inference_mode()
+    def infer(
+        self, image: NDArray[np.uint8], text: str, state: NDArray[np.float32], greedy: bool, temperature: float = 1.0
+    ) -> Decision:
+        """One observation ([H, W, 3] RGB, [S] state) to action tokens.
+
+        Raises:
+            VlaRosError: wrong image size, unknown words, or a network that answers with NaN.
+        """
+        pixels = inputs(image, self.model.config.image_size)
+        ids, mask = self._words(text)
+        start = time.perf_counter()
+        act, _ = self.model.read(self.model.encode(pixels, ids, mask, torch.from_numpy(state)[None]))
+        logits = self.model.action_logits(act)[0]
+        latency = time.perf_counter() - start
+        tokens, log_probability, entropy = draw(logits, greedy, temperature, self._random)
+        return Decision(tokens.numpy().astype(np.int16), float(log_probability), float(entropy), latency)
+
+
+def draw(logits: Tensor, greedy: bool, temperature: float, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens [..., chunk, dim], summed log-probability [...] and mean entropy [...] of logits [..., chunk, dim, bins]."""
+    if not torch.isfinite(logits).all():
+        raise VlaRosError("the policy's action logits are not finite; the running weights are broken, roll back")
+    log_p = (logits / temperature).log_softmax(-1)
+    if greedy:
+        tokens = log_p.argmax(-1)
+    else:
+        tokens = torch.multinomial(log_p.exp().flatten(0, -2), 1, generator=random).view(log_p.shape[:-1])
+    chosen = log_p.gather(-1, tokens[..., None])[..., 0].sum((-1, -2))
+    return tokens, chosen, -(log_p.exp() * log_p).sum(-1).mean((-1, -2))

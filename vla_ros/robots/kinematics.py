@@ -1,0 +1,90 @@
+"""Forward and inverse kinematics of a contract's tip frame, pointing straight down, on pinocchio."""
+
+from __future__ import annotations
+
+import numpy as np
+import pinocchio as pin
+
+from vla_ros.errors import VlaRosError
+from vla_ros.robots.contract import RobotContract
+from vla_ros.types import Array
+
+DOWN = np.diag([1.0, -1.0, -1.0])  # tip's z down, x forward: the fixed yaw
+TOLERANCE = 2e-5  # m and rad
+
+
+class Kinematics:
+    """Tip pose and its inverse. Not thread-safe: one per thread (it holds pinocchio's work space).
+
+    Joint vectors are [n] rad in the contract's order.
+    """
+
+    def __init__(self, contract: RobotContract) -> None:
+        full = pin.buildModelFromUrdf(str(contract.urdf))
+        locked = [full.getJointId(name) for name in full.names[1:] if name not in contract.joints]
+        self.model = pin.buildReducedModel(full, locked, pin.neutral(full)) if locked else full
+        if tuple(self.model.names[1:]) != contract.joints:
+            found = ", ".join(self.model.names[1:])
+            raise VlaRosError(f"{contract.path}: joints: expected the URDF's order, base to tip: {found}")
+        self.contract = contract
+        self.data = self.model.createData()
+        self.frame = self.model.getFrameId(contract.tip)
+        self.posture: Array = np.array(contract.posture)
+        self._home: Array | None = None
+
+    def tip_pose(self, q: Array) -> Array:
+        """Pose of the tip in the base frame [7]: x, y, z m and quaternion x, y, z, w."""
+        pin.forwardKinematics(self.model, self.data, q)
+        return np.array(pin.SE3ToXYZQUAT(pin.updateFramePlacement(self.model, self.data, self.frame)))
+
+    def tip_xy(self, q: Array) -> Array:
+        """[2] m, the tip in the table's plane."""
+        pin.forwardKinematics(self.model, self.data, q)
+        return np.array(pin.updateFramePlacement(self.model, self.data, self.frame).translation[:2])
+
+    def ik(self, q_start: Array, xyz: Array, iterations: int = 40) -> Array:
+        """Joint positions [n] with the tip at `xyz` [3] m pointing down, close to `q_start` and to the posture.
+
+        Damped Gauss-Newton from `q_start` with a null-space pull towards the posture; residual under 0.02 mm.
+
+        Raises:
+            VlaRosError: not reachable, or only outside the joint limits.
+        """
+        model, data, frame = self.model, self.data, self.frame
+        q = np.array(q_start, np.float64)
+        error = np.empty(6)
+        for _ in range(iterations):
+            jacobian = pin.computeFrameJacobian(model, data, q, frame, pin.LOCAL_WORLD_ALIGNED)
+            pose = pin.updateFramePlacement(model, data, frame)
+            error[:3] = xyz - pose.translation
+            error[3:] = pin.log3(DOWN @ pose.rotation.T)
+            if abs(error).max() < TOLERANCE:
+                self._check_limits(q, xyz)
+                return q
+            gram = jacobian @ jacobian.T
+            gram.flat[::7] += 1e-6
+            pull = 0.5 * (self.posture - q)
+            step = pull + jacobian.T @ np.linalg.solve(gram, error - jacobian @ pull)
+            largest = abs(step).max()
+            q += step if largest < 0.5 else step * (0.5 / largest)
+        raise VlaRosError(
+            f"{self.contract.robot}: tip at {np.round(xyz, 4).tolist()} m pointing down is not reachable "
+            f"(residual {abs(error).max():.2g} after {iterations} steps)"
+        )
+
+    def home(self) -> Array:
+        """Joint positions [n] with the tip at the contract's home."""
+        if self._home is None:
+            x, y = self.contract.home_tip
+            self._home = self.ik(self.posture, np.array([x, y, self.contract.action.height]))
+        return self._home.copy()
+
+    def _check_limits(self, q: Array, xyz: Array) -> None:
+        limits = self.contract.limits
+        outside = (q < limits.lower) | (q > limits.upper)
+        if outside.any():
+            k = int(np.argmax(outside))
+            raise VlaRosError(
+                f"{self.contract.robot}: tip at {np.round(xyz, 4).tolist()} m needs "
+                f"{self.contract.joints[k]} = {q[k]:.3f} rad, limits {limits.lower[k]:.3f}..{limits.upper[k]:.3f}"
+            )

@@ -1,0 +1,251 @@
+"""The safety filter: chunks and joint states in, one command per control tick out.
+
+Knows no ROS. Not thread-safe: `submit`, `tick`, `estop` and `reset` are called from one thread, in safety_node that of
+its executor. Times are seconds on one clock, which joint states and chunks are stamped with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vla_ros.errors import VlaRosError
+from vla_ros.robots.contract import RobotContract
+from vla_ros.safety.admission import admit
+from vla_ros.safety.follower import Follower
+from vla_ros.safety.limits import Limits
+from vla_ros.safety.path import ChunkPath
+from vla_ros.safety.state_check import Measured, StateCheck
+from vla_ros.safety.workspace import Workspace
+from vla_ros.types import ActionChunk, JointState, SafeCommand, SafetyMode
+
+
+@dataclass
+class Counters:
+    """Since start. `rejections` has one entry per kind of reason."""
+
+    ticks: int = 0
+    missed_ticks: int = 0  # control periods that passed without a command
+    limited_ticks: int = 0  # a limit changed the command
+    accepted_chunks: int = 0
+    rejected_chunks: int = 0
+    rejections: Counter[str] = field(default_factory=Counter)
+
+
+class SafetyFilter:
+    """RUN follows chunks; BRAKE decelerates; HELD stands and resumes with the next chunk; LATCHED stands until reset().
+
+    Args:
+        limits: of the arm.
+        rate: Hz, the control rate; every command is one period after the one before.
+        workspace: boxes for frames of the arm; None checks none.
+    """
+
+    def __init__(self, limits: Limits, rate: float, workspace: Workspace | None = None) -> None:
+        if rate <= 0.0:
+            raise VlaRosError(f"safety filter: rate: found {rate}, expected a positive number of Hz")
+        self.limits = limits
+        self.period = 1.0 / rate
+        self.mode = SafetyMode.HELD
+        self.counters = Counters()
+        self._reason = "no_joint_state"
+        self._rejection = ""
+        self._fault = "no_joint_state"  # of the last tick's input
+        self._held_stops: set[str] = set()
+        self._check = StateCheck(limits)
+        self._follower = Follower(limits, self.period, workspace)
+        self._path: ChunkPath | None = None
+        self._path_time = 0.0
+        self._lag = 0.0
+        self._time = 0.0  # of the last tick
+        self._next = 0.0  # when the next tick is due
+        self._newest = 0.0  # newest observation that an accepted chunk answered
+        self._version, self._episode = 0, ""
+        self._measured: Measured | None = None
+
+    @classmethod
+    def for_robot(cls, contract: RobotContract, *files: str | Path) -> SafetyFilter:
+        """The filter of a robot with its safety files (names or paths; none: config/safety/<robot>.yaml)."""
+        limits = Limits.load(contract, *files)
+        workspace = Workspace(contract, limits.workspace) if limits.workspace else None
+        return cls(limits, contract.control.rate, workspace)
+
+    @property
+    def reason(self) -> str:
+        """Why not RUN, or why the last chunk was rejected; '' when all is well."""
+        return self._reason or self._rejection
+
+    @property
+    def seeded(self) -> bool:
+        """A valid joint state has come, so there is a command."""
+        return bool(self._follower.position)
+
+    def stopping_time(self) -> float:
+        """Time [s] from a stop ordered now to standstill of the command; 0 before the first joint state."""
+        return self._follower.stopping_time() if self.seeded else 0.0
+
+    def submit(self, chunk: ActionChunk, now: float) -> str:
+        """Admission: '' when the chunk is accepted and replaces the running one, else the typed reason
+        (admission.admit, or `latched`, or the present fault of the joint states). A rejected chunk changes nothing:
+        the running one goes on."""
+        reason = "latched" if self.mode == SafetyMode.LATCHED else self._fault
+        if not reason:
+            start = max(now, self._time)
+            reason, due, rows = admit(chunk, self.limits, self._follower.position, start, self._newest)
+        self._rejection = reason
+        if reason:
+            self.counters.rejected_chunks += 1
+            self.counters.rejections[reason.split(":")[0]] += 1
+            return reason
+        self.counters.accepted_chunks += 1
+        self._newest = max(self._newest, chunk.observation_stamp)
+        self._version, self._episode = chunk.policy_version, chunk.episode_id
+        self._path = ChunkPath(
+            [self._time, *due], [self._follower.position, *rows], self._follower.velocity, self.limits.settle
+        )
+        self._path_time, self._lag = self._time, 0.0
+        return ""
+
+    def tick(self, now: float, state: JointState | None) -> SafeCommand | None:
+        """One control tick.
+
+        Args:
+            now: s, the clock. A state's own stamp is the tick's time; `now` judges its age and serves without a state.
+            state: measured, in any joint order; None when the joint states have fallen silent (open loop).
+
+        Returns:
+            what to send, or None when there is nothing to send: no valid state yet, or a state that came before the
+            next control period (a faster or repeated stamp must not move the arm faster).
+        """
+        measured, fault = self._check.measure(now, state)
+        time = measured.stamp if measured is not None else now
+        if not self.seeded:
+            if measured is None:
+                self._fault = self._reason = fault
+                return None
+            self._seed(measured, time)
+        elif time < self._time - self.limits.state_silence:
+            fault = "clock_jump"
+            self._newest = 0.0
+        elif time < self._next - 0.5 * self.period:
+            return None
+        elif time - self._time > self.limits.state_silence:
+            fault = fault or "state_silence"
+        self._advance_clock(time)
+        self._measured = measured
+        if measured is not None and not fault:
+            fault = self._check.tracking(measured, self._follower.position)
+            if fault.startswith("tracking_latch"):
+                self._latch(fault)
+        elif self._check.silent_for(now) > self.limits.state_latch:
+            self._latch(fault)
+        self._fault = fault
+        return self._command(time)
+
+    def estop(self, reason: str, held: bool = False) -> None:
+        """Latches: the arm brakes from the next tick on and stands until reset(). `held`: the cause lasts until
+        release()."""
+        if held:
+            self._held_stops.add(reason)
+        self._latch(reason)
+
+    def release(self, reason: str) -> None:
+        """The cause of a held stop is gone; the latch stays."""
+        self._held_stops.discard(reason)
+
+    def reset(self) -> tuple[bool, str]:
+        """Operator's reset of the latch; refused while a cause persists or the arm moves.
+
+        Returns:
+            done, and what was done or why not. If the arm was moved by hand, the command starts from where it is now.
+        """
+        if self.mode != SafetyMode.LATCHED:
+            return False, f"not latched: mode {self.mode.name}"
+        if self._held_stops:
+            return False, f"cause persists: {', '.join(sorted(self._held_stops))}"
+        measured = self._measured
+        if measured is None or (self._fault and not self._fault.startswith("tracking")):
+            return False, f"cause persists: {self._fault or 'no_joint_state'}"
+        fastest = max(range(len(measured.velocity)), key=lambda j: abs(measured.velocity[j]))
+        if self._follower.moving or abs(measured.velocity[fastest]) > self.limits.standstill:
+            name, speed = self.limits.joints[fastest], measured.velocity[fastest]
+            return False, f"the arm moves: {name} at {speed:.3f} rad/s, expected at most {self.limits.standstill:g}"
+        message = "reset"
+        if self._fault:
+            self._follower.seed(measured.position)
+            message = f"reset; the arm was away from its command ({self._fault}), commands start from where it is"
+            self._fault = ""
+        self.mode, self._reason, self._rejection = SafetyMode.HELD, "no_chunk", ""
+        return True, message
+
+    def _seed(self, measured: Measured, time: float) -> None:
+        self._follower.seed(measured.position)
+        self._time = time - self.period
+        self._next = time
+        self._fault, self._reason = "", self._reason if self.mode == SafetyMode.LATCHED else "no_chunk"
+
+    def _advance_clock(self, time: float) -> None:
+        """Takes `time` as this tick's; the next one is due a period on, so that jitter does not add up to a faster
+        rate."""
+        elapsed = time - self._time
+        if elapsed > 1.5 * self.period:
+            self.counters.missed_ticks += round(elapsed / self.period) - 1
+        jumped = elapsed < 0.0
+        self._next = (time if jumped else max(self._next, time - 0.5 * self.period)) + self.period
+        self._time = time
+
+    def _latch(self, reason: str) -> None:
+        self._path = None
+        if self.mode != SafetyMode.LATCHED:
+            self.mode, self._reason = SafetyMode.LATCHED, reason
+
+    def _stop(self, reason: str) -> None:
+        self._path = None
+        if self.mode != SafetyMode.LATCHED:
+            self._reason = reason
+            self.mode = SafetyMode.BRAKE if self._follower.moving else SafetyMode.HELD
+
+    def _command(self, time: float) -> SafeCommand:
+        follower, path = self._follower, self._path
+        if self._fault:
+            self._stop(self._fault)
+        elif path is not None and self._silent(path, time):
+            self._stop("policy_silence")
+        if path is not None and self._path is path:
+            raw = path.asked(time)
+            speed, active = self._follow(path)
+        else:
+            follower.brake()
+            raw, speed, active = follower.position, 0.0, []
+            if self.mode == SafetyMode.BRAKE and not follower.moving:
+                self.mode = SafetyMode.HELD
+        self.counters.ticks += 1
+        self.counters.limited_ticks += bool(active)
+        return SafeCommand(
+            stamp=time,
+            mode=self.mode,
+            reason=self._reason or self._rejection,
+            path_speed=speed,
+            active=tuple(active),
+            raw=np.array(raw),
+            command=np.array(follower.position),
+            velocity=np.array(follower.velocity),
+            policy_version=self._version,
+            episode_id=self._episode,
+        )
+
+    def _silent(self, path: ChunkPath, time: float) -> bool:
+        return time > path.last_due + min(self._lag, self.limits.max_lag) + self.limits.policy_silence
+
+    def _follow(self, path: ChunkPath) -> tuple[float, list[str]]:
+        self.mode, self._reason = SafetyMode.RUN, ""
+        here, there = path.at(self._path_time), path.at(self._path_time + self.period)
+        speed, active = self._follower.follow(here, there)
+        self._path_time += speed * self.period
+        self._lag += (1.0 - speed) * self.period
+        if active and active[-1].startswith("workspace:"):
+            self._stop(active[-1])
+        return speed, active

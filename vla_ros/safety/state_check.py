@@ -1,0 +1,83 @@
+"""Judges joint states before the filter relies on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from vla_ros.safety.limits import Limits
+from vla_ros.types import JointState
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A valid joint state in the order of the limits' joints."""
+
+    stamp: float  # s
+    position: list[float]  # [n] rad
+    velocity: list[float]  # [n] rad/s
+
+
+class StateCheck:
+    """Validity, age and tracking error of joint states."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._names: tuple[str, ...] = ()
+        self._order: list[int] = []
+        self._missing = ""
+        self._last_valid = -1.0
+        self._first_fault = -1.0
+
+    def measure(self, now: float, state: JointState | None) -> tuple[Measured | None, str]:
+        """The state mapped by name and '', or None and the reason: `state_silence` (None came),
+        `state_missing:<joint>`, `state_shape`, `state_non_finite:<joint>`, `state_stale` (stamp and clock differ by
+        more than the limit)."""
+        measured, fault = self._read(now, state)
+        if not fault:
+            self._last_valid, self._first_fault = now, -1.0
+        elif self._first_fault < 0.0:
+            self._first_fault = now
+        return measured, fault
+
+    def silent_for(self, now: float) -> float:
+        """Time [s] since the last valid state, 0 while the states are valid or if none was ever seen."""
+        if self._first_fault < 0.0 or self._last_valid < 0.0:
+            return 0.0
+        return now - self._last_valid
+
+    def tracking(self, measured: Measured, command: Sequence[float]) -> str:
+        """'' while the arm follows its command, else `tracking_brake:<joint>` or `tracking_latch:<joint>`."""
+        worst, where = 0.0, 0
+        for j, (q, wanted) in enumerate(zip(measured.position, command, strict=True)):
+            if abs(q - wanted) > worst:
+                worst, where = abs(q - wanted), j
+        if worst > self._limits.tracking_latch:
+            return f"tracking_latch:{self._limits.joints[where]}"
+        if worst > self._limits.tracking_brake:
+            return f"tracking_brake:{self._limits.joints[where]}"
+        return ""
+
+    def _read(self, now: float, state: JointState | None) -> tuple[Measured | None, str]:
+        if state is None:
+            return None, "state_silence"
+        if state.names != self._names:
+            self._map(state.names)
+        if self._missing:
+            return None, f"state_missing:{self._missing}"
+        if len(state.position) != len(state.names) or len(state.velocity) != len(state.names):
+            return None, "state_shape"
+        position, velocity = state.position.tolist(), state.velocity.tolist()
+        measured = Measured(state.stamp, [position[k] for k in self._order], [velocity[k] for k in self._order])
+        for name, q, v in zip(self._limits.joints, measured.position, measured.velocity, strict=True):
+            if not (isfinite(q) and isfinite(v)):
+                return None, f"state_non_finite:{name}"
+        if not abs(now - state.stamp) <= self._limits.state_age:
+            return None, "state_stale"
+        return measured, ""
+
+    def _map(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._missing = next((name for name in self._limits.joints if name not in names), "")
+        self._order = [] if self._missing else [names.index(name) for name in self._limits.joints]
