@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import time
 from dataclasses import asdict
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     folder = RunFolder(_new_folder(args.runs))
     if args.reuse:
         _reuse(args.reuse, folder)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the graph in order, as Ctrl-C does
     with View(f"demo  domain {os.environ['ROS_DOMAIN_ID']}  {folder.root}") as view:
         summary = _phases(args, settings, folder, view)
     _report(summary, folder)

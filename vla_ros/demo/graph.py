@@ -16,6 +16,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.action import Improve, RunTask
 from vla_ros.demo.settings import RunFolder
@@ -58,6 +59,7 @@ class Graph:
         description = parse(share() / "launch" / "cell.launch.yaml", arguments)
         self._launcher = Launcher(description, on_line=self._keep)
         self._truth = (0.0, False)
+        self._thread: threading.Thread | None = None
         self.on_episode: Callable[[dict[str, Any]], None] = lambda episode: None
 
     def _keep(self, line: OutputLine) -> None:
@@ -66,7 +68,16 @@ class Graph:
 
     def __enter__(self) -> Graph:
         self._launcher.start()
-        rclpy.init(args=[])
+        try:
+            self._connect()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _connect(self) -> None:
+        # Ctrl-C must reach this process as KeyboardInterrupt, so that it can end the graph in order.
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node("vla_demo")
         listen = self.node.create_subscription
         listen(Progress, "/progress", self._on_progress, QoSProfile(depth=10))
@@ -88,7 +99,6 @@ class Graph:
             if time.monotonic() > deadline:
                 raise VlaRosError(f"the graph did not come up within {START:g} s; see {self._log.name}")
             time.sleep(0.1)
-        return self
 
     def _spin(self) -> None:
         executor = SingleThreadedExecutor()
@@ -102,7 +112,8 @@ class Graph:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         rclpy.try_shutdown()
-        self._thread.join(5.0)
+        if self._thread is not None:
+            self._thread.join(5.0)
         self._launcher.shutdown("the demo is over")
         self._log.close()
 
