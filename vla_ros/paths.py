@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -20,10 +21,8 @@ def share() -> Path:
     except ImportError:
         pass
     else:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             places.insert(0, Path(get_package_share_directory("vla_ros")))
-        except PackageNotFoundError:
-            pass
     for place in places:
         if (place / "urdf").is_dir() and (place / "config").is_dir():
             return place

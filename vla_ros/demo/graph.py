@@ -150,7 +150,7 @@ class Graph:
 
     def _check_alive(self) -> None:
         failed = [r for r in self._launcher.poll() if r.failed]
-        if failed or not self._launcher.running:
+        if failed or not self._launcher.running():
             names = ", ".join(r.name for r in failed) or "all nodes"
             raise VlaRosError(f"{names} ended; see {self._log.name}")
 
@@ -217,7 +217,9 @@ class Graph:
         if not answer.results[0].successful:
             raise VlaRosError(f"/sim_node: {answer.results[0].reason}")
 
-    def live(self, seconds: float, versions: list[int], seed: int, greedy: bool, tell: Callable[[float, str], None]) -> dict[str, int]:
+    def live(
+        self, seconds: float, versions: list[int], seed: int, greedy: bool, tell: Callable[[float, str], None]
+    ) -> dict[str, int]:
         """Real time: episodes run on while versions change under load; counts control ticks that were missed."""
         self.pace(1.0)
         before = self.figures.ticks, self.figures.missed

@@ -51,7 +51,8 @@ def verdict(before: Sequence[EpisodeResult], after: Sequence[EpisodeResult]) -> 
     p = mcnemar(b, a)
     change = (sum(a) - sum(b)) / max(len(b), 1)
     if p < 0.05:
-        return f"practice {'helped' if change > 0 else 'HURT'}: {change:+.0%} on the same held-out scenes (McNemar p = {p:.2g})", p
+        effect = "helped" if change > 0 else "HURT"
+        return f"practice {effect}: {change:+.0%} on the same held-out scenes (McNemar p = {p:.2g})", p
     return f"practice made no significant difference: {change:+.0%} on the same held-out scenes (McNemar p = {p:.2g})", p
 
 
@@ -72,7 +73,13 @@ def _percent(s: dict[str, Any]) -> str:
     return f"{s['success']:.0%} [{low:.0%}, {high:.0%}] n={s['n']}" if s["n"] else "-"
 
 
-def curve(path: Path, practice: Sequence[dict[str, Any]], before: Sequence[EpisodeResult], after: Sequence[EpisodeResult], per_update: int) -> None:
+def curve(
+    path: Path,
+    practice: Sequence[dict[str, Any]],
+    before: Sequence[EpisodeResult],
+    after: Sequence[EpisodeResult],
+    per_update: int,
+) -> None:
     """Success against practice episodes: the two evaluations with intervals, and the detector's view of each batch."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     batches = [practice[i : i + per_update] for i in range(0, len(practice), per_update)]
@@ -134,7 +141,9 @@ def _frames(result: EpisodeResult, title: str) -> list[NDArray[np.uint8]]:
     return out
 
 
-def _text(frame: NDArray[np.uint8], text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int] = (240, 240, 240)) -> None:
+def _text(
+    frame: NDArray[np.uint8], text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int] = (240, 240, 240)
+) -> None:
     cv2.putText(frame, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(frame, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class View:
 
 
 def _bar(value: float, first: float, width: int = 32) -> Text:
-    if not value == value:
+    if math.isnan(value):
         return Text("-")
     share = min(1.0, max(0.0, 1 - value / max(first, value, 1e-6)))
     done = round(share * width)

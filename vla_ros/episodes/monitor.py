@@ -27,12 +27,11 @@ class EpisodeMonitor:
     return_sum: float = 0.0
     _chunk: float = -1.0  # newest observation stamps answered by policy and judge
     _judged: float = -1.0
-    _seen: list[float] = field(default_factory=list)  # observations that are not yet answered by both
+    _before: tuple[set[float], set[float]] = field(default_factory=lambda: (set(), set()))  # answered until it started
 
     def observe(self, stamp: float) -> None:
         if self.asked is None:
             self.asked = stamp
-        self._seen.append(stamp)
         last = max(self._chunk, self.asked)
         if stamp - last > self.silence:
             self._end(SILENT)
@@ -40,12 +39,12 @@ class EpisodeMonitor:
     def chunk(self, observation_stamp: float, version: int) -> None:
         self._chunk = max(self._chunk, observation_stamp)
         self.policy_version = version
-        self._advance()
+        self._begin(0, observation_stamp)
 
     def judge(self, stamp: float, steps_to_go: float, reward: float, success: bool) -> None:
         self._judged = max(self._judged, stamp)
         self.final_steps_to_go = steps_to_go
-        self._advance()
+        self._begin(1, stamp)
         if self.started is not None and stamp > self.started:
             self.steps += 1
             self.return_sum += reward
@@ -66,11 +65,19 @@ class EpisodeMonitor:
         """True when everything about this observation has been heard, so that simulated time may pass."""
         return bool(self.reason) or min(self._chunk, self._judged) >= stamp
 
-    def _advance(self) -> None:
-        both = min(self._chunk, self._judged)
-        if self.started is None and any(stamp == both for stamp in self._seen):
-            self.started = both
-        self._seen = [stamp for stamp in self._seen if stamp > both]
+    def has_all(self, stamp: float) -> bool:
+        """True when the observations up to this stamp include the last judged one: the judge may be heard first."""
+        return stamp >= self._judged
+
+    def has_all(self, stamp: float) -> bool:
+        """True when the observations up to this stamp include the last judged one: the judge may be heard first."""
+        return stamp >= self._judged
+
+    def _begin(self, who: int, stamp: float) -> None:
+        if self.started is None:
+            self._before[who].add(stamp)
+            if stamp in self._before[1 - who]:
+                self.started = stamp
 
     def _end(self, reason: str) -> None:
         if not self.reason:

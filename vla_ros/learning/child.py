@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -55,7 +56,8 @@ class LearnerProcess:
 
     def close(self) -> None:
         if self._in and not self._in.closed:
-            self._in.close()
+            with contextlib.suppress(BrokenPipeError):  # of a request that a dead learner never took
+                self._in.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from vla_ros.episodes import EpisodeData, load_episode
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Inputs
-from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement
+from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, PracticeEpisode, SelfImprovement
 from vla_ros.paths import resolve
 from vla_ros.policy import adapter
 from vla_ros.policy.policy import load
@@ -36,13 +36,21 @@ def load_config(path: str) -> ImproveConfig:
     file = resolve(path)
     if not file.is_file():
         raise VlaRosError(f"learning configuration {path!r} not found (looked at {file})")
-    found: dict[str, Any] = yaml.safe_load(file.read_text()) or {}
+    try:
+        found: dict[str, Any] = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise VlaRosError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise VlaRosError(f"{file}: found {type(found).__name__}, expected a mapping")
     known = {f.name: f.type for f in fields(ImproveConfig)}
+    kinds: dict[str, type | tuple[type, ...]] = {"int": int, "str": str, "float": (int, float)}
     for key, value in found.items():
         if key not in known:
             raise VlaRosError(f"{file}: unknown key {key!r}; known are {sorted(known)}")
-        if isinstance(value, bool) or not isinstance(value, int if known[key] == "int" else (int, float)):
+        if isinstance(value, bool) or not isinstance(value, kinds[str(known[key])]):
             raise VlaRosError(f"{file}: {key} is {value!r}, expected {known[key]}")
+    if found.get("baseline", BASELINES[0]) not in BASELINES:
+        raise VlaRosError(f"{file}: baseline is {found['baseline']!r}, expected one of {', '.join(BASELINES)}")
     return ImproveConfig(**found)
 
 

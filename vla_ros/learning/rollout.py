@@ -52,10 +52,10 @@ def _group(
     tokenizer: PreTrainedTokenizerFast, split: str, task: str | None, greedy: bool, temperature: float,
 ) -> list[SimulatedEpisode]:  # fmt: skip
     contract = envs[0].contract
-    limit = round(contract.time_limit * contract.observation.rate)
     random = torch.Generator().manual_seed(seeds[0])
     observations = [env.reset(seed, split, task) for env, seed in zip(envs, seeds, strict=True)]
     texts = [env.instruction for env in envs]
+    limits = [round(env.time_limit * contract.observation.rate) for env in envs]
     ids, mask = words.encode(tokenizer, texts)
     count = len(envs)
     images: list[list[NDArray[np.uint8]]] = [[] for _ in envs]
@@ -65,7 +65,7 @@ def _group(
     togo: list[list[float]] = [[] for _ in envs]
     hits, detected, success = np.zeros(count, int), np.zeros(count, bool), np.zeros(count, bool)
     running = list(range(count))
-    for step in range(limit + 1):
+    for step in range(max(limits) + 1):
         for i in running:
             images[i].append(envs[i].image(observations[i]))
             states[i].append(envs[i].state(observations[i]))
@@ -81,7 +81,7 @@ def _group(
             togo[i].append(float(d[row]))
             hits[i] = hits[i] + 1 if togo[i][-1] <= calibration.threshold else 0
             detected[i] = hits[i] >= calibration.debounce and step > 0
-            if detected[i] or step == limit:
+            if detected[i] or step == limits[i]:
                 continue
             tokens[i].append(drawn[row].numpy().astype(np.int16))
             log_p[i].append(float(chosen[row]))

@@ -2,11 +2,14 @@
 
     d(o, g) = E_p[steps-to-go] of the frozen judge
     r_t = d(o_t, g) - d(o_{t+1}, g)                      reward: how many steps closer
-    R_t = sum_{i >= t} gamma^(i-t) r_i                   Monte-Carlo return, no critic, no baseline
+    R_t = sum_{i >= t} gamma^(i-t) r_i                   Monte-Carlo return, no critic, no replay
     loss = -c R_t log pi(a_t | o_t, g)                   REINFORCE, on raw (drawn) actions
     N updates of B samples without replacement, then the episodes are used up
 
-The reward carries its own baseline: with V = -d it is (1-gamma) V(o') + [gamma V(o') - V(o)] (appendix G).
+The reward carries its own baseline: with V = -d it is (1-gamma) V(o') + [gamma V(o') - V(o)] (appendix G). The paper's
+batches have a thousand samples of a 3 B model; ours are small and the judge is noisy, so by default what a linear
+function of the frozen features and of d(o_t) predicts of R_t is subtracted, and the rest scaled to unit variance. That
+leaves the gradient's expectation and takes out the judge's noise at o_t. `baseline: none` is the paper's.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from vla_ros.learning.data import Inputs
 from vla_ros.policy.model import Trunk, VlaModel
 
 
+BASELINES = ("none", "linear")
+
+
 @dataclass(frozen=True)
 class ImproveConfig:
     """The paper's values where it gives them (table in its appendix A and C)."""
@@ -35,6 +41,7 @@ class ImproveConfig:
     learning_rate: float = 3e-4  # not published
     weight_decay: float = 0.0
     grad_clip: float = 1.0
+    baseline: str = "linear"  # none | linear
     seed: int = 0
 
 
@@ -61,6 +68,15 @@ def returns(steps_to_go: NDArray[np.float32], gamma: float, clip: float) -> NDAr
     return out
 
 
+def unexplained(returns: Tensor, features: Tensor) -> Tensor:
+    """What ridge regression on features [n, f] leaves of returns [n], scaled to unit variance."""
+    x = torch.cat([(features - features.mean(0)) / (features.std(0, correction=0) + 1e-6), torch.ones(len(features), 1)], 1).double()
+    y = returns.double()
+    weights = torch.linalg.solve(x.T @ x + 1.0 * torch.eye(x.shape[1], dtype=torch.double), x.T @ y)
+    rest = y - x @ weights
+    return (rest / (rest.std(correction=0) + 1e-6)).float()
+
+
 class SelfImprovement:
     """The learner of stage 2. The trunk (vision, words, pointing) is frozen, so its features are computed once a batch."""
 
@@ -77,9 +93,13 @@ class SelfImprovement:
         tokens = torch.from_numpy(np.concatenate([e.tokens for e in episodes])).long()
         drawn = torch.from_numpy(np.concatenate([e.log_probability for e in episodes]))
         usable = torch.from_numpy(np.concatenate([e.usable for e in episodes])).nonzero()[:, 0]
-        weight = c.scale * torch.from_numpy(value)
-
         trunk = self._encode(inputs)
+        d = torch.from_numpy(np.concatenate([e.steps_to_go[:-1] for e in episodes]))
+        advantage = torch.tensor(value)
+        if c.baseline == "linear":
+            features = torch.cat([trunk.points, d[:, None]], 1)
+            advantage[usable] = unexplained(advantage[usable], features[usable])
+        weight = c.scale * advantage
         figures: dict[str, list[float]] = {"loss": [], "entropy": [], "ratio": [], "gradient": []}
         order = usable[torch.randperm(len(usable), generator=self._random)]
         for index in order[: c.updates * c.batch].split(c.batch):

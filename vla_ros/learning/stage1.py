@@ -11,12 +11,14 @@ where there is none; that ends practice before it begins (see docs/methods.md).
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import sft
@@ -36,7 +38,7 @@ Report = Callable[[float, dict[str, float]], None]
 class Stage1Config:
     """How much of everything. Training lanes stop after their seconds, so that the demo fits its quarter of an hour."""
 
-    demonstrations: int = 400
+    demonstrations: int = 600
     judge_episodes: int = 1000
     judge_noise: tuple[float, ...] = (0.25, 0.5, 0.8, 1.0)  # wide coverage: the judge must know states off the path
     grounding_pictures: int = 20000
@@ -44,6 +46,7 @@ class Stage1Config:
     policy_seconds: float = 110.0
     judge_seconds: float = 130.0
     learning_rate: float = 1e-3
+    frozen: float = 0.6  # share of the policy's and the judge's time in which the grounded trunk is frozen and cached
     held_out: float = 0.1  # share of episodes for figures and calibration
     seed: int = 1
 
@@ -105,7 +108,7 @@ def _train(
     model, tokenizer = checkpoint.load(start)
     training, held_out = data.split(c.held_out, c.seed)
     settings = sft.SftConfig(
-        steps=10**6, seconds=seconds, learning_rate=c.learning_rate, behaviour_weight=behaviour, seed=c.seed
+        steps=10**6, seconds=seconds, learning_rate=c.learning_rate, behaviour_weight=behaviour, seed=c.seed, frozen=c.frozen
     )
     sft.clone(model, _inputs(training, tokenizer), training, settings, report)
     inputs = _inputs(held_out, tokenizer)
@@ -120,7 +123,7 @@ def _train(
     return figures
 
 
-def _inputs(data: Demonstrations, tokenizer: words.PreTrainedTokenizerFast) -> Inputs:
+def _inputs(data: Demonstrations, tokenizer: PreTrainedTokenizerFast) -> Inputs:
     return Inputs.of(data.images, data.instruction, data.instructions, data.states, tokenizer)
 
 
@@ -147,6 +150,6 @@ def load_demonstrations(path: Path) -> Demonstrations:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in Demonstrations.__dataclass_fields__}
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise VlaRosError(f"{path}: not a demonstrations file: {error}") from error
     return Demonstrations(**{**arrays, "instructions": tuple(str(t) for t in arrays["instructions"])})

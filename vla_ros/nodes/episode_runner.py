@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class EpisodeRequest:
     """What to run; the fields are RunTask's goal."""
 
     instruction: str = ""  # empty: the cell's reset chooses
-    time_limit: float = 0.0  # s; 0: the contract's
+    time_limit: float = 0.0  # s; 0: the cell's for this task, else the contract's
     greedy: bool = False
     temperature: float = 0.0  # 0: the policy's
     seed: int = 0
@@ -87,9 +87,9 @@ class EpisodeRunner:
         for entry in filter(None, extra):
             topic, _, kind = entry.partition(" ")
             heard[topic] = (message_class(kind), None, qos.SENSOR)
-        for topic, (kind, handle, profile) in heard.items():
-            callback = self._recorder(topic, kind, handle)
-            self.node.create_subscription(kind, topic, callback, profile, callback_group=group, raw=True)
+        for topic, (message, handle, profile) in heard.items():
+            callback = self._recorder(topic, message, handle)
+            self.node.create_subscription(message, topic, callback, profile, callback_group=group, raw=True)
 
     def _recorder(
         self, topic: str, kind: type, handle: Callable[[EpisodeMonitor | None, Any], bool] | None
@@ -183,8 +183,8 @@ class EpisodeRunner:
     def _now(self) -> float:
         return float(self.node.get_clock().now().nanoseconds) * 1e-9
 
-    def prepare(self, request: EpisodeRequest, cancelled: Callable[[], bool]) -> str:
-        """Home the arm through the safety filter and lay out the scene; returns the instruction."""
+    def prepare(self, request: EpisodeRequest, cancelled: Callable[[], bool]) -> EpisodeRequest:
+        """Home the arm through the safety filter and lay out the scene; returns the request with what it left open."""
         forever = float("inf")
         if self.latched:
             self.notify("stopped", "safety is latched: clear the cause, then call /safety/reset")
@@ -197,12 +197,13 @@ class EpisodeRunner:
             self.operator_ready.clear()
             self.notify("reset_wanted", "reset the scene, then call /trainer/ready")
             self.wait(self.operator_ready.is_set, forever, cancelled)
-            return request.instruction
+            return replace(request, time_limit=request.time_limit or self.contract.time_limit)
         answer = self._reset(ResetCell.Request(seed=request.seed, split=request.split, task=request.task))
         before = self._stamp
         if not self.wait(lambda: self._stamp > before, 5.0, cancelled):
             raise VlaRosError("no observation within 5 s of the reset; is camera_node running?")
-        return request.instruction or str(answer.instruction)
+        limit = request.time_limit or float(answer.time_limit) or self.contract.time_limit
+        return replace(request, instruction=request.instruction or str(answer.instruction), time_limit=limit)
 
     def _at_home(self) -> bool:
         return self._position is not None and float(np.abs(self._position - self._home).max()) < HOME_TOLERANCE
@@ -222,7 +223,6 @@ class EpisodeRunner:
     def run(
         self,
         request: EpisodeRequest,
-        instruction: str,
         cancelled: Callable[[], bool],
         feedback: Callable[[EpisodeMonitor], None] = lambda monitor: None,
         folder: str = "",
@@ -232,11 +232,11 @@ class EpisodeRunner:
         name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{self._count:05d}"
         path = self.folder / folder / f"{name}.mcap"
         metadata = {
-            "episode_id": name, "instruction": instruction, "robot": self.contract.robot, "seed": str(request.seed),
+            "episode_id": name, "instruction": request.instruction, "robot": self.contract.robot, "seed": str(request.seed),
             "split": request.split, "greedy": str(request.greedy), "temperature": str(request.temperature),
         }  # fmt: skip
-        limit = request.time_limit or self.contract.time_limit
-        monitor, limited, steps = EpisodeMonitor(name, limit), self.limited_ticks, 0
+        instruction = request.instruction
+        monitor, limited, steps = EpisodeMonitor(name, request.time_limit), self.limited_ticks, 0
         with EpisodeWriter(path, metadata) as writer:
             with self._changed:
                 self._monitor, self._writer = monitor, writer
@@ -250,7 +250,8 @@ class EpisodeRunner:
             )  # fmt: skip
             try:
                 while not monitor.reason:
-                    if not self.wait(lambda seen=steps: bool(monitor.reason) or monitor.steps > seen, 10.0, cancelled):
+                    seen = steps
+                    if not self.wait(lambda: bool(monitor.reason) or monitor.steps > seen, 10.0, cancelled):  # noqa: B023
                         monitor.observe(float("inf"))  # no observation for 10 s: nobody drives the arm
                     steps = monitor.steps
                     feedback(monitor)

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import rclpy
 import torch
 from rclpy.node import Node
 from torch import Tensor
@@ -81,7 +80,10 @@ class PolicyNode(Node):
             self._answer(self._probe)  # at once, not when the next frame comes
 
     def _on_observation(self, message: ObservationMsg) -> None:
-        self._swap()
+        try:
+            self._swap()
+        except VlaRosError as error:
+            self._refused(error)
         self._probe = convert.observation(message)
         self._answer(self._probe)
 
@@ -152,8 +154,11 @@ class PolicyNode(Node):
         try:
             self._load(number, digest)
         except VlaRosError as error:
-            self.diagnostics.error(f"version {number} refused: {error}")
-            self.get_logger().error(f"version {number} refused, version {self.version.number} stays: {error}")
+            self._refused(VlaRosError(f"version {number} refused, version {self.version.number} stays: {error}"))
+
+    def _refused(self, error: VlaRosError) -> None:
+        self.diagnostics.error(str(error))
+        self.get_logger().error(str(error))
 
     def _load(self, number: int, digest: str = "") -> None:
         if self.store is None:
@@ -170,7 +175,11 @@ class PolicyNode(Node):
         )  # fmt: skip
 
     def _swap(self) -> None:
-        """Between two inferences: change over, prove the new weights on the last observation, go back if they fail."""
+        """Between two inferences: change over, prove the new weights on the last observation, go back if they fail.
+
+        Raises:
+            VlaRosError: the new weights compute nonsense; the old ones are back.
+        """
         if self._pending is None:
             return
         start = time.perf_counter()
@@ -186,8 +195,8 @@ class PolicyNode(Node):
                 self.policy.infer(self._probe.images[camera], self.instruction.text, state, greedy=True)
             except VlaRosError as error:
                 adapter.swap(self.policy.model, previous)
-                self.diagnostics.error(f"version {version.number} refused: {error}")
-                return
+                running = self.version.number
+                raise VlaRosError(f"version {version.number} refused, version {running} stays: {error}") from error
         self.version = version
         self.version.header.stamp = self.get_clock().now().to_msg()
         self.diagnostics.sample("swap", pause)

@@ -9,9 +9,8 @@ import torch
 from rclpy.node import Node
 
 from vla_ros.errors import VlaRosError
-from vla_ros.msg import Instruction
+from vla_ros.msg import Instruction, Progress
 from vla_ros.msg import Observation as ObservationMsg
-from vla_ros.msg import Progress
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.main import run

@@ -195,6 +195,7 @@ class SimNode(Node):
             response.success, response.message = False, str(error)
             return response
         response.success, response.instruction = True, scene.instruction
+        response.time_limit = self.cell.tasks.tasks[scene.task].time_limit
         self._publish_truth(convert.stamp(self.cell.time))
         return response
 
@@ -212,7 +213,8 @@ class SimNode(Node):
         try:
             kind_of = message_class(kind)
         except VlaRosError as error:
-            raise VlaRosError(f"parameter lockstep_topics: found '{entry}', expected '/topic package/msg/Type'; {error}") from error
+            expected = "expected '/topic package/msg/Type'"
+            raise VlaRosError(f"parameter lockstep_topics: found '{entry}', {expected}; {error}") from error
 
         def note(message: Any) -> None:
             self.answered[topic] = _stamp_of(message)

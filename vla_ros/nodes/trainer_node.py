@@ -102,8 +102,8 @@ class TrainerNode(Node):
         result = RunTask.Result(outcome="aborted")
         with self._busy:
             try:
-                instruction = self.runner.prepare(request, lambda: handle.is_cancel_requested)
-                e = self.runner.run(request, instruction, lambda: handle.is_cancel_requested, feedback)
+                request = self.runner.prepare(request, lambda: handle.is_cancel_requested)
+                e = self.runner.run(request, lambda: handle.is_cancel_requested, feedback)
             except Cancelled:
                 result.termination_reason = "cancelled"
                 handle.canceled()
@@ -156,14 +156,14 @@ class TrainerNode(Node):
 
     def _practise(self, handle: Any, learner: LearnerProcess, result: Improve.Result) -> None:
         """Algorithm 1 of the paper: whole batches of whole episodes, N updates, swap, next batch."""
-        goal, batch, recent = handle.request, [], deque(maxlen=WINDOW)
+        goal, batch = handle.request, list[str]()
+        recent: deque[Episode] = deque(maxlen=WINDOW)
         stopped = lambda: handle.is_cancel_requested  # noqa: E731
         swaps_before, aborted = self._state.swaps, 0
         while result.episodes < goal.episodes:
             request = EpisodeRequest(seed=goal.seed + result.episodes, split="train")
             self._report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message="")
-            instruction = self.runner.prepare(request, stopped)
-            e = self.runner.run(request, instruction, stopped)
+            e = self.runner.run(self.runner.prepare(request, stopped), stopped)
             self.episodes.publish(e)
             if e.termination_reason == "cancelled":
                 raise Cancelled

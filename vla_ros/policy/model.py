@@ -85,7 +85,7 @@ class PointingConnector(nn.Module):
         self.scale = width**-0.5
 
     def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """features [B, C, h, w], words [B, L, d], mask [B, L] -> object tokens [B, K, d], points [B, K, 2], logits [B, K, h*w]."""
+        """features [B, C, h, w], words [B, L, d], mask [B, L] -> tokens [B, K, d], points [B, K, 2], logits [B, K, h*w]."""
         _, _, height, width = features.shape
         cells = features.flatten(2).transpose(1, 2)
         asked = torch.einsum("kd,bld->bkl", self.slots, self.word_key(words)) * self.scale

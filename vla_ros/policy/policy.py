@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +20,6 @@ from transformers.utils import logging
 from vla_ros.errors import VlaRosError
 from vla_ros.policy import tokenizer as words
 from vla_ros.policy.model import VlaConfig, VlaModel
-
 
 logging.disable_progress_bar()  # of loading a few megabytes, in a robot's log
 
@@ -33,7 +34,7 @@ class Decision:
     latency: float  # s in the model
 
 
-def save(folder: Path, model: VlaModel, tokenizer: PreTrainedTokenizerFast, record: dict[str, object]) -> None:
+def save(folder: Path, model: VlaModel, tokenizer: PreTrainedTokenizerFast, record: Mapping[str, object]) -> None:
     """Write a checkpoint: config.json, model.safetensors, tokenizer, and `training.json` with how it came about."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -54,10 +55,13 @@ def load(folder: Path, robot: str = "") -> tuple[VlaModel, PreTrainedTokenizerFa
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
         if kind != VlaConfig.model_type:
             raise VlaRosError(f"{folder}/config.json: model_type is {kind!r}, expected {VlaConfig.model_type!r}")
-        model = VlaModel.from_pretrained(folder)
+        loaded: Any = VlaModel.from_pretrained(folder, output_loading_info=True)
+        model, report = cast(tuple[VlaModel, dict[str, Any]], loaded)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise VlaRosError(f"checkpoint {folder}: cannot be read: {error}") from error
+    if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers and goes on
+        raise VlaRosError(f"{folder}/model.safetensors: {len(missing)} tensors are missing (first: {missing[0]})")
     if robot and model.config.robot and model.config.robot != robot:
         raise VlaRosError(f"{folder}/config.json: checkpoint is for robot {model.config.robot!r}, running {robot!r}")
     for name, tensor in model.named_parameters():

@@ -68,8 +68,10 @@ class WeightStore:
         path = self.folder / f"{number:06d}" / RECORD
         if not path.is_file():
             raise VlaRosError(f"{self.folder}: no version {number}; it has {self.numbers()}")
-        fields = json.loads(path.read_text())
-        return PolicyVersion(**{**fields, "path": str(path.parent)})
+        try:
+            return PolicyVersion(**{**json.loads(path.read_text()), "path": str(path.parent)})
+        except (OSError, ValueError, TypeError) as error:
+            raise VlaRosError(f"{path}: not the record of a version: {error}") from error
 
     def load(self, number: int, expected_sha256: str = "") -> dict[str, Tensor]:
         """Weights of a version, after checking the hash against its record (and the announcement, if given).

@@ -42,11 +42,14 @@ class Calibration:
         path = Path(folder) / CALIBRATION
         if not path.is_file():
             raise VlaRosError(f"{path} is missing: a judge without calibration is not used; train it with `vla-ros demo`")
-        return cls(**json.loads(path.read_text()))
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise VlaRosError(f"{path}: not a calibration: {error}; train the judge again") from error
 
 
 def calibrate(
-    found: NDArray[np.float64], true: NDArray[np.int64], wanted_rate: float = 0.002, margin: int = 4, debounce: int = 2
+    found: NDArray[np.float64], true: NDArray[np.int64], wanted_rate: float = 0.005, margin: int = 5, debounce: int = 2
 ) -> Calibration:
     """Largest threshold whose false-positive rate on held-out frames stays at or under `wanted_rate`.
 

@@ -61,6 +61,11 @@ class TabletopEnv:
     def instruction(self) -> str:
         return self._scene().instruction
 
+    @property
+    def time_limit(self) -> float:
+        """s, cycle time of the present task."""
+        return self.tasks.tasks[self._scene().task].time_limit
+
     def reset(
         self, seed: int | None = None, split: str = "train", task: str | None = None, scene: Scene | None = None
     ) -> Observation:

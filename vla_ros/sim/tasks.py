@@ -52,6 +52,7 @@ class Scene:
 class TaskSpec:
     share: float
     tolerance: float  # m
+    time_limit: float  # s, cycle time; an episode that takes longer has failed
     verbs: tuple[str, ...]
     distance: Point = (0.0, math.inf)  # m, of a push
 
@@ -137,16 +138,18 @@ def _load(path: str) -> Tasks:
 
 
 def _specs(section: Section) -> dict[str, TaskSpec]:
-    reach = section.section("reach").check_keys("share", "tolerance", "verbs")
-    push = section.section("push").check_keys("share", "tolerance", "verbs", "distance")
+    reach = section.section("reach").check_keys("share", "tolerance", "time_limit", "verbs")
+    push = section.section("push").check_keys("share", "tolerance", "time_limit", "verbs", "distance")
     specs = {
-        name: TaskSpec(s.number("share", 0, 1), s.number("tolerance", 1e-3, 1), s.texts("verbs"))
+        name: TaskSpec(
+            s.number("share", 0, 1), s.number("tolerance", 1e-3, 1), s.number("time_limit", 0.1, 3600), s.texts("verbs")
+        )
         for name, s in (("reach", reach), ("push", push))
     }
     if sum(spec.share for spec in specs.values()) <= 0:
         raise push.wrong("share", "shares that do not all vanish")
     p = specs["push"]
-    specs["push"] = TaskSpec(p.share, p.tolerance, p.verbs, _point(push, "distance"))
+    specs["push"] = TaskSpec(p.share, p.tolerance, p.time_limit, p.verbs, _point(push, "distance"))
     return specs
 
 

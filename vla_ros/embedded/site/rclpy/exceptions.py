@@ -1,6 +1,6 @@
 """Exceptions of rclpy."""
 
-# ruff: noqa: N818  (the names are rclpy's)
+
 
 from __future__ import annotations
 

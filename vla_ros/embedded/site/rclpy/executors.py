@@ -4,7 +4,7 @@ The waiting thread blocks in a DDS wait set. A single-threaded executor calls ba
 but the receive thread's wake-up lies between a message and its callback.
 """
 
-# ruff: noqa: N818  (the names are rclpy's)
+
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Quality of service, with rclpy's names and numbers."""
 
-# ruff: noqa: N818  (the names are rclpy's)
+
 
 from __future__ import annotations
 

@@ -1,0 +1,64 @@
+"""Checkpoints of a VlaModel small enough to build in a moment: real files of the real classes, with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, PreTrainedTokenizerFast, ResNetConfig
+
+from vla_ros.policy import policy as checkpoint
+from vla_ros.policy import tokenizer as words
+from vla_ros.policy.model import VlaConfig, VlaModel
+from vla_ros.progress.judge import Calibration
+from vla_ros.sim.tasks import Tasks
+
+TEXT = "push the red cube to the left"
+STRICT, EASY = 0.5, 59.0  # steps; a random judge says about 30, so that it never and always sees success
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Folders of checkpoints for robot panda."""
+
+    policy: Path
+    judge: Path  # never detects success
+    optimist: Path  # always does, after its debounce of 3 frames
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    return words.build(Tasks.load().vocabulary)
+
+
+def model(seed: int = 0, **config: object) -> VlaModel:
+    """An untrained model for panda's contract: 64 x 64 px, one row of two axes in 21 bins."""
+    torch.manual_seed(seed)
+    vision = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic").to_dict()
+    language = LlamaConfig(
+        vocab_size=len(tokenizer()), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=None,
+    ).to_dict()  # fmt: skip
+    settings = {"vision": vision, "language": language, "slots": 3, "robot": "panda", **config}
+    return VlaModel(VlaConfig(**settings)).eval()  # type: ignore[arg-type]
+
+
+def save(folder: Path, seed: int = 0, threshold: float | None = None, **config: object) -> Path:
+    """Write a checkpoint; with a threshold [steps] it is a judge's."""
+    checkpoint.save(folder, model(seed, **config), tokenizer(), {"stage": "test"})
+    if threshold is not None:
+        Calibration(threshold, 3, 0.0, 1.0, 100, 1.0).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", name="tiny")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Built once a session, whichever modules import this fixture. Tests that damage a checkpoint copy it."""
+    base = tmp_path_factory.getbasetemp() / "tiny-checkpoints"
+    folders = Tiny(base / "policy", base / "judge", base / "optimist")
+    if not base.exists():
+        save(folders.policy)
+        save(folders.judge, seed=1, threshold=STRICT)
+        save(folders.optimist, seed=1, threshold=EASY)
+    return folders

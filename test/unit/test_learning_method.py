@@ -1,0 +1,157 @@
+"""Stage 2 on a toy where the right answer is known, its bookkeeping, and the figures that results are judged by."""
+
+from __future__ import annotations
+
+import checkpoints
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vla_ros.learning.data import Inputs
+from vla_ros.learning.learner import stack
+from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, returns
+from vla_ros.learning.statistics import mcnemar, wilson
+from vla_ros.policy import adapter
+from vla_ros.policy.model import VlaModel
+from vla_ros.policy.policy import draw
+
+STEPS = 32
+GOOD = 2  # the token that brings the goal nearer
+
+
+def test_returns_by_hand() -> None:
+    d = np.array([10, 8, 9, 2], np.float32)  # rewards 2, -1, 7 -> 5 when clipped
+    np.testing.assert_allclose(returns(d, 0.5, 5.0), [2 + 0.5 * (-1 + 0.5 * 5), -1 + 0.5 * 5, 5])
+    np.testing.assert_allclose(returns(d, 0.0, 100.0), [2, -1, 7])
+
+
+def test_undiscounted_returns_telescope() -> None:
+    d = np.random.default_rng(0).normal(20, 4, 40).astype(np.float32)
+    np.testing.assert_allclose(returns(d, 1.0, 1e9), d[:-1] - d[-1], atol=1e-4)
+    clipped = returns(d, 0.0, 0.5)
+    assert clipped.min() == -0.5
+    assert clipped.max() == 0.5
+
+
+def toy(seed: int = 0) -> VlaModel:
+    return adapter.add(checkpoints.model(seed, bins=5, action_dim=1))
+
+
+def play(model: VlaModel, seed: int, sign: float = 1.0) -> tuple[list[PracticeEpisode], Inputs]:
+    """Two on-policy episodes on a constant picture; token GOOD is a step nearer to the goal, any other a step away."""
+    generator = torch.Generator().manual_seed(seed)
+    episodes = []
+    for _ in range(2):
+        images = np.full((STEPS, 64, 64, 3), 120, np.uint8)
+        states = np.zeros((STEPS, 2), np.float32)
+        logits = probabilities(model).log().expand(STEPS, 1, 1, 5)
+        tokens, log_p, _ = draw(logits, False, 1.0, generator)
+        reward = sign * np.where(tokens[:, 0, 0] == GOOD, 1.0, -1.0)
+        d = 30 - np.concatenate([[0.0], np.cumsum(reward)])
+        episodes.append(
+            PracticeEpisode(
+                checkpoints.TEXT, images, states, tokens.numpy().astype(np.int16), log_p.numpy(),
+                d.astype(np.float32), np.ones(STEPS, bool),
+            )
+        )  # fmt: skip
+    return episodes, stack(episodes, checkpoints.tokenizer())
+
+
+@torch.no_grad()
+def probabilities(model: VlaModel) -> Tensor:
+    image = np.full((1, 64, 64, 3), 120, np.uint8)
+    inputs = Inputs.of(image, np.zeros(1, np.int32), (checkpoints.TEXT,), np.zeros((1, 2), np.float32), checkpoints.tokenizer())
+    return model(*inputs[torch.tensor([0])])["action"][0, 0, 0].softmax(-1)
+
+
+@pytest.mark.parametrize("baseline", ["linear", "none"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_practice_follows_the_reward(sign: float, baseline: str) -> None:
+    model = toy()
+    before = float(probabilities(model)[GOOD])
+    method = SelfImprovement(model, ImproveConfig(gamma=0.0, updates=4, batch=16, learning_rate=3e-3, baseline=baseline))
+    for iteration in range(6):
+        figures = method.update(*play(model, iteration, sign))
+        assert figures["first_ratio"] == pytest.approx(1.0, abs=1e-4)
+        assert figures["samples"] == 2 * STEPS
+        assert figures["mean_length"] == STEPS
+    after = float(probabilities(model)[GOOD])
+    assert 0.1 < before < 0.35
+    if sign > 0:
+        assert after > before + 0.3
+    else:
+        assert after < before - 0.1
+
+
+def test_ratio_tells_samples_of_another_policy() -> None:
+    model = toy()
+    episodes, inputs = play(toy(seed=3), 0)
+    figures = SelfImprovement(model, ImproveConfig(updates=1)).update(episodes, inputs)
+    assert abs(figures["first_ratio"] - 1.0) > 1e-3
+
+
+def test_only_lora_and_the_action_head_change() -> None:
+    model = toy()
+    before = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    SelfImprovement(model, ImproveConfig(batch=16)).update(*play(model, 0))
+    changed = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
+    trained = set(adapter.state(model))
+    assert changed <= trained
+    assert {n for n in trained if "lora_B" in n or n.startswith("action_head.")} <= changed
+
+
+def test_unusable_steps_have_no_influence() -> None:
+    model = toy()
+    episodes, _ = play(model, 0)
+    weights = {name: t.detach().clone() for name, t in adapter.state(model).items()}
+    rng = np.random.default_rng(1)
+    results = []
+    for spoiled in (False, True):
+        made = []
+        for e in episodes:
+            usable = np.arange(STEPS) < STEPS // 2
+            images, tokens = e.images.copy(), e.tokens.copy()
+            if spoiled:
+                images[~usable] = rng.integers(0, 255, images[~usable].shape, np.uint8)
+                tokens[~usable] = (tokens[~usable] + 1) % 5
+            made.append(PracticeEpisode(e.instruction, images, e.states, tokens, e.log_probability, e.steps_to_go, usable))
+        adapter.swap(model, weights)
+        method = SelfImprovement(model, ImproveConfig(gamma=0.0, batch=8))
+        figures = method.update(made, stack(made, checkpoints.tokenizer()))
+        assert figures["samples"] == STEPS
+        results.append({name: t.detach().clone() for name, t in adapter.state(model).items()})
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(tensor, results[1][name], atol=1e-6, rtol=0, msg=f"{name} differs")
+
+
+def test_updates_are_bounded_and_without_replacement() -> None:
+    model = toy()
+    method = SelfImprovement(model, ImproveConfig(updates=3, batch=8))
+    counted: list[int] = []
+    original = method._log_probability
+    method._log_probability = lambda trunk, tokens: (counted.append(len(tokens)), original(trunk, tokens))[1]  # type: ignore[method-assign]
+    method.update(*play(model, 0))
+    assert counted == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 0, 0.0, 1.0), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_intervals(successes: int, n: int, low: float, high: float) -> None:
+    assert wilson(successes, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_mcnemar_is_the_exact_binomial() -> None:
+    def pairs(gained: int, lost: int, same: int = 5) -> tuple[list[bool], list[bool]]:
+        before = [False] * gained + [True] * lost + [True] * same
+        return before, [True] * gained + [False] * lost + [True] * same
+
+    assert mcnemar(*pairs(0, 0)) == 1.0
+    assert mcnemar(*pairs(6, 0)) == pytest.approx(2 / 64)
+    assert mcnemar(*pairs(0, 6)) == pytest.approx(2 / 64)
+    assert mcnemar(*pairs(9, 1)) == pytest.approx(2 * 11 / 1024)
+    assert mcnemar(*pairs(3, 3)) == 1.0
+    with pytest.raises(ValueError, match="zip"):
+        mcnemar([True], [True, False])

@@ -1,0 +1,123 @@
+"""The learner from recorded episodes to the next version, in process and as the child that the trainer talks to."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import checkpoints
+import practice
+import pytest
+import torch
+from checkpoints import Tiny, tiny_checkpoints  # noqa: F401
+
+from vla_ros.errors import VlaRosError
+from vla_ros.learning.child import LearnerProcess
+from vla_ros.learning.learner import Learner, load_config
+from vla_ros.learning.self_improvement import ImproveConfig
+from vla_ros.policy.policy import VlaPolicy
+from vla_ros.policy.store import WeightStore
+
+CONFIG = "config/training/self_improvement.yaml"
+TEXTS = (checkpoints.TEXT, "reach the blue cylinder")
+
+
+def test_the_configuration_that_comes_along_is_valid() -> None:
+    assert load_config(CONFIG) == ImproveConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("gama: 0.9", "unknown key 'gama'"),
+        ("gamma: high", "gamma is 'high', expected float"),
+        ("updates: 1.5", "updates is 1.5, expected int"),
+        ("baseline: 3", "baseline is 3, expected str"),
+        ("batch: true", "batch is True, expected int"),
+        ("learning_rate: [1]", "learning_rate is \\[1\\]"),
+        ("gamma: [", "not valid YAML"),
+        ("- gamma", "expected a mapping"),
+    ],
+)
+def test_a_wrong_configuration_names_file_and_key(tmp_path: Path, text: str, part: str) -> None:
+    file = tmp_path / "training.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(VlaRosError, match=rf"training\.yaml.*{part}"):
+        load_config(str(file))
+    with pytest.raises(VlaRosError, match="'none.yaml' not found"):
+        load_config("none.yaml")
+
+
+@pytest.fixture
+def learner(tiny: Tiny, tmp_path: Path) -> Learner:
+    return Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG))
+
+
+def episodes(learner: Learner, folder: Path, version: int = 1) -> list[str]:
+    policy = VlaPolicy(learner.model, learner.tokenizer)
+    return [
+        str(practice.record(folder / f"e{version}{k}.mcap", policy, version, text, seed=k)) for k, text in enumerate(TEXTS)
+    ]
+
+
+def test_two_recorded_episodes_make_the_next_version(learner: Learner, tiny: Tiny, tmp_path: Path) -> None:
+    assert learner.version.number == 1
+    answer = learner.update(episodes(learner, tmp_path))
+    assert (answer["version"], answer["used"], answer["samples"]) == (2, 2, 12)
+    assert answer["first_ratio"] == pytest.approx(1.0, abs=1e-4), "what was recorded is what was drawn"
+    assert answer["mean_return"] > 2, "the judge counts two steps down with every step"
+    store = WeightStore(tmp_path / "store")
+    first, second = store.load(1), store.load(2)
+    assert all(torch.isfinite(t).all() for t in second.values())
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert {n for n in first if "lora_B" in n} <= moved
+    record = store.record(2)
+    assert (record.parent, record.stage, record.metrics["episodes"]) == (1, "self_improvement", 2)
+    again = Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG))
+    assert again.version.number == 2
+    for name, tensor in second.items():
+        assert torch.equal(dict(again.model.named_parameters())[name], tensor)
+
+
+def test_episodes_of_another_version_are_not_learned_from(learner: Learner, tmp_path: Path) -> None:
+    with pytest.raises(VlaRosError, match="none of 2 episodes was practised with version 1"):
+        learner.update(episodes(learner, tmp_path, version=7))
+    mixed = [str(tmp_path / "e70.mcap"), *episodes(learner, tmp_path)]
+    assert learner.update(mixed)["used"] == 2
+
+
+def test_the_child_answers_reports_and_dies_loudly(learner: Learner, tiny: Tiny, tmp_path: Path) -> None:
+    child = LearnerProcess(tiny.policy, tmp_path / "store", "panda", CONFIG)
+    try:
+        assert child.answer(timeout=60.0) == {"version": 1}
+        assert child.answer(timeout=0.05) is None
+        child.submit(episodes(learner, tmp_path))
+        answer = child.answer(timeout=30.0)
+        assert answer is not None
+        assert answer["version"] == 2
+        assert answer["first_ratio"] == pytest.approx(1.0, abs=1e-4)
+        child.submit([str(tmp_path / "none.mcap")])
+        with pytest.raises(VlaRosError, match=r"learner: .*none\.mcap: cannot be read"):
+            child.answer(timeout=30.0)
+        child.submit([str(tmp_path / "e10.mcap")])
+        with pytest.raises(VlaRosError, match="none of 1 episodes was practised with version 2"):
+            child.answer(timeout=30.0)
+        os.kill(child._process.pid, signal.SIGKILL)
+        with pytest.raises(VlaRosError, match=r"learner process has ended \(exit status -9\)"):
+            child.answer(timeout=10.0)
+        with pytest.raises(VlaRosError, match="learner process has ended"):
+            child.submit([])
+    finally:
+        child.close()
+    assert WeightStore(tmp_path / "store").numbers() == [1, 2]
+
+
+def test_a_child_that_cannot_start_says_why(tmp_path: Path) -> None:
+    child = LearnerProcess(tmp_path / "nothing", tmp_path / "store", "panda", CONFIG)
+    try:
+        with pytest.raises(VlaRosError, match=r"learner: checkpoint .*nothing: config\.json is missing"):
+            child.answer(timeout=60.0)
+    finally:
+        child.close()
+    assert child._process.returncode == 2

@@ -1,0 +1,106 @@
+"""When an episode ends and why, and when lock-stepped time may pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from vla_ros.episodes.monitor import CANCELLED, LATCHED, SILENT, SUCCESS, TIME_LIMIT, EpisodeMonitor
+
+
+def feed(monitor: EpisodeMonitor, count: int, first: float = 10.0, success_at: int = -1) -> int:
+    """Observations answered by policy and judge, 0.1 s apart, until the episode ends; returns how many it took."""
+    for k in range(count):
+        stamp = first + 0.1 * k
+        monitor.observe(stamp)
+        monitor.chunk(stamp, version=3)
+        monitor.judge(stamp, steps_to_go=20.0 - k, reward=1.0 if k else 0.0, success=k == success_at)
+        if monitor.reason:
+            return k
+    return count
+
+
+def test_success_ends_it() -> None:
+    monitor = EpisodeMonitor("e", time_limit=5.0)
+    assert feed(monitor, 20, success_at=7) == 7
+    assert (monitor.reason, monitor.success, monitor.steps) == (SUCCESS, True, 7)
+    assert monitor.return_sum == 7.0
+    assert monitor.final_steps_to_go == 13.0
+    assert monitor.policy_version == 3
+    assert monitor.started == 10.0
+
+
+def test_success_at_the_very_first_observation_does_not_count() -> None:
+    monitor = EpisodeMonitor("e", time_limit=5.0)
+    feed(monitor, 1, success_at=0)
+    assert (monitor.reason, monitor.success, monitor.steps) == ("", False, 0)
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(0.5, 5), (1.2, 12), (4.5, 45)])
+def test_the_time_limit_is_a_number_of_steps(limit: float, steps: int) -> None:
+    monitor = EpisodeMonitor("e", time_limit=limit)
+    assert feed(monitor, 100) == steps
+    assert (monitor.reason, monitor.success, monitor.steps) == (TIME_LIMIT, False, steps)
+
+
+def test_time_counts_from_the_first_answered_observation() -> None:
+    monitor = EpisodeMonitor("e", time_limit=0.5)
+    for k in range(5):
+        monitor.observe(9.0 + 0.1 * k)
+        monitor.judge(9.0 + 0.1 * k, 20.0, 0.0, success=False)
+    assert monitor.started is None
+    assert monitor.steps == 0
+    assert feed(monitor, 100, first=9.5) == 5
+    assert monitor.started == 9.5
+
+
+def test_a_silent_policy_ends_it() -> None:
+    monitor = EpisodeMonitor("e", time_limit=60.0, silence=1.0)
+    feed(monitor, 3)
+    for k in range(3, 13):
+        monitor.observe(10.0 + 0.1 * k)
+        assert monitor.reason == ""
+    monitor.observe(11.3)
+    assert monitor.reason == SILENT
+
+
+def test_a_policy_that_never_speaks_ends_it() -> None:
+    monitor = EpisodeMonitor("e", time_limit=60.0, silence=1.0)
+    monitor.observe(10.0)
+    monitor.observe(10.9)
+    assert monitor.reason == ""
+    monitor.observe(float("inf"))
+    assert monitor.reason == SILENT
+
+
+def test_the_first_reason_stays() -> None:
+    monitor = EpisodeMonitor("e", time_limit=5.0)
+    feed(monitor, 3)
+    monitor.safety(latched=False)
+    assert monitor.reason == ""
+    monitor.safety(latched=True)
+    monitor.cancel()
+    feed(monitor, 5, success_at=4)
+    assert monitor.reason == LATCHED
+    other = EpisodeMonitor("e", time_limit=5.0)
+    other.cancel()
+    other.safety(latched=True)
+    assert other.reason == CANCELLED
+
+
+def test_time_may_pass_when_everything_about_a_frame_was_heard() -> None:
+    monitor = EpisodeMonitor("e", time_limit=5.0)
+    monitor.observe(1.0)
+    assert not monitor.complete(1.0)
+    monitor.chunk(1.0, 1)
+    assert not monitor.complete(1.0)
+    monitor.judge(1.0, 9.0, 0.0, success=False)
+    assert monitor.complete(1.0)
+    monitor.observe(1.1)
+    monitor.judge(1.1, 8.0, 1.0, success=False)
+    assert not monitor.complete(1.1)
+    monitor.chunk(1.1, 1)
+    assert monitor.complete(1.1)
+    monitor.observe(1.2)
+    assert not monitor.complete(1.2)
+    monitor.cancel()
+    assert monitor.complete(1.2), "an ended episode holds nothing back"
