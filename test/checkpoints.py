@@ -15,6 +15,8 @@ from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.progress.judge import Calibration
 from vla_ros.sim.tasks import Tasks
 
+torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
+
 TEXT = "push the red cube to the left"
 STRICT, EASY = 0.5, 59.0  # steps; a random judge says about 30, so that it never and always sees success
 

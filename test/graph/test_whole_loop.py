@@ -65,9 +65,12 @@ class Loop:
         while not condition():
             dead = [r.name for r in self.launcher.poll() if r.exit_code is not None]
             if dead or time.monotonic() > deadline:
-                log = "\n".join(self.lines[-40:])
-                raise AssertionError(f"waited {seconds} s for: {what}; ended: {dead}; log:\n{log}")
+                raise AssertionError(f"waited {seconds} s for: {what}; ended: {dead}; log:\n{self.log()}")
             self.executor.spin_once(timeout_sec=0.02)
+
+    def log(self) -> str:
+        with self._lock:
+            return "\n".join(self.lines[-40:])
 
     def call(self, kind: type, name: str, request: Any) -> Any:
         client = self.node.create_client(kind, name)
@@ -112,6 +115,7 @@ def loop(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]
             loop.start(loop.run, RunTask.Goal(time_limit=60.0, seed=11, task="push"))  # everybody ends in the middle of it
     loop.node.destroy_node()
     rclpy.shutdown()
+    assert not [line for line in loop.lines if "Traceback" in line], loop.log()
     for result in loop.launcher.poll():
         assert result.exit_code == 0, (result, [x for x in loop.lines if result.name in x][-15:])
         assert not Path(f"/proc/{result.pid}").exists()
@@ -132,7 +136,7 @@ def check_alignment(data: EpisodeData, result: RunTask.Result) -> None:
 
 def test_an_episode_in_lock_step(loop: Loop) -> None:
     result = loop.episode(time_limit=2.0, seed=5, task="push")
-    assert (result.outcome, result.termination_reason) == ("failure", "time_limit")
+    assert (result.outcome, result.termination_reason) == ("failure", "time_limit"), loop.log()
     assert (result.steps, result.policy_version) == (20, 1)
     assert result.duration == pytest.approx(2.0)
     data = load_episode(result.file)
@@ -140,8 +144,10 @@ def test_an_episode_in_lock_step(loop: Loop) -> None:
     moved = data.states[1:] - data.states[:-1]
     wanted = data.tokens[:, 0, :].astype(float) - 10
     inside = np.abs(data.states[:-1]).max(1) < 0.7  # further out the workspace cuts the raw action
-    for axis in (0, 1):
-        assert np.corrcoef(wanted[inside, axis], moved[inside, axis])[0, 1] > 0.6, "steps and actions belong together"
+    together = np.corrcoef(wanted[inside].ravel(), moved[inside].ravel())[0, 1]
+    assert together > 0.4, "steps and actions belong together"
+    for other in (np.roll(wanted, 1, axis=0), np.roll(wanted, -1, axis=0)):
+        assert together > np.corrcoef(other[inside].ravel(), moved[inside].ravel())[0, 1] + 0.2, "not the step's own action"
     assert "/camera/front/image_raw" in EpisodeReader(Path(result.file)).topics()
     assert data.metadata["termination_reason"] == "time_limit"
     loop.until(lambda: loop.episodes, "/training/episode")
@@ -152,7 +158,7 @@ def test_an_episode_in_lock_step(loop: Loop) -> None:
 
 
 def test_practice_makes_two_versions_and_swaps(loop: Loop) -> None:
-    missed = loop.safety.missed_ticks
+    missed = loop.safety.missed_ticks  # while the nodes came up, simulated time did not yet wait for them
     _, future, feedback = loop.start(loop.improve, Improve.Goal(episodes=4, episodes_per_update=2, seed=40))
     loop.until(future.done, "end of practice", 120.0)
     result = future.result().result
@@ -167,7 +173,7 @@ def test_practice_makes_two_versions_and_swaps(loop: Loop) -> None:
         assert store.record(number).metrics["episodes"] == 2
     assert loop.version.number == 3
     assert [e.policy_version for e in loop.episodes[-4:]] == [1, 1, 2, 2]
-    assert loop.safety.missed_ticks == missed == 0
+    assert loop.safety.missed_ticks == missed
     assert loop.episode(time_limit=0.5, seed=6).policy_version == 3
 
 

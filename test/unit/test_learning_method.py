@@ -125,6 +125,17 @@ def test_unusable_steps_have_no_influence() -> None:
         torch.testing.assert_close(tensor, results[1][name], atol=1e-6, rtol=0, msg=f"{name} differs")
 
 
+def test_a_single_usable_step_does_no_harm() -> None:
+    model = toy()
+    episodes, inputs = play(model, 0)
+    for e in episodes:
+        e.usable[:] = False
+    episodes[0].usable[4] = True
+    figures = SelfImprovement(model, ImproveConfig()).update(episodes, inputs)
+    assert figures["samples"] == 1
+    assert all(torch.isfinite(t).all() for t in adapter.state(model).values())
+
+
 def test_updates_are_bounded_and_without_replacement() -> None:
     model = toy()
     method = SelfImprovement(model, ImproveConfig(updates=3, batch=8))

@@ -53,6 +53,19 @@ def test_time_counts_from_the_first_answered_observation() -> None:
     assert monitor.started == 9.5
 
 
+def test_estimates_heard_before_the_first_chunk_count() -> None:
+    monitor = EpisodeMonitor("e", time_limit=0.5)
+    for k in range(3):
+        monitor.observe(1.0 + 0.1 * k)
+        monitor.judge(1.0 + 0.1 * k, 20.0, 2.0 if k else 0.0, success=False)
+    monitor.chunk(1.0, 1)
+    assert (monitor.started, monitor.steps, monitor.return_sum) == (1.0, 2, 4.0)
+    monitor.judge(1.3, 20.0, 2.0, success=False)
+    assert (monitor.steps, monitor.return_sum) == (3, 6.0)
+    assert not monitor.has_all(1.2)
+    assert monitor.has_all(1.3)
+
+
 def test_a_silent_policy_ends_it() -> None:
     monitor = EpisodeMonitor("e", time_limit=60.0, silence=1.0)
     feed(monitor, 3)

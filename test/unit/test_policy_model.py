@@ -110,7 +110,8 @@ def test_drawing_tells_its_probability() -> None:
     for b in range(4):
         expected = sum(float(table[b, t, d, tokens[b, t, d]]) for t in range(2) for d in range(2))
         assert float(log_p[b]) == pytest.approx(expected, abs=1e-5)
-        assert float(entropy[b]) == pytest.approx(float(torch.distributions.Categorical(logits=table[b]).entropy().mean()), abs=1e-5)
+        mean_entropy = torch.distributions.Categorical(logits=table[b]).entropy().mean()
+        assert float(entropy[b]) == pytest.approx(float(mean_entropy), abs=1e-5)
     greedy, _, _ = draw(logits, True, 1.0, generator)
     assert torch.equal(greedy, logits.argmax(-1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,12 +23,14 @@ from vla_ros.action import Improve, RunTask
 from vla_ros.demo.settings import RunFolder
 from vla_ros.demo.view import Figures
 from vla_ros.embedded.launch import Launcher, OutputLine, parse
+from vla_ros.episodes.monitor import LATCHED
 from vla_ros.errors import VlaRosError
 from vla_ros.msg import Episode, PolicyVersion, Progress, SafetyState, TrainingState, TrueOutcome
 from vla_ros.nodes import qos
 from vla_ros.paths import share
 from vla_ros.srv import ActivatePolicy
 
+DISCOVERY = 1.0  # s to hear of nodes that run already
 START = 90.0  # s for all nodes to come up (torch is imported in three of them)
 STUCK = 120.0  # s without an answer to one episode
 
@@ -67,7 +70,6 @@ class Graph:
         self._log.flush()
 
     def __enter__(self) -> Graph:
-        self._launcher.start()
         try:
             self._connect()
         except BaseException:
@@ -79,6 +81,13 @@ class Graph:
         # Ctrl-C must reach this process as KeyboardInterrupt, so that it can end the graph in order.
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node("vla_demo")
+        time.sleep(DISCOVERY)
+        if taken := {"sim_node", "safety_node"} & set(self.node.get_node_names()):
+            raise VlaRosError(
+                f"ROS domain {os.environ['ROS_DOMAIN_ID']} is taken: {', '.join(sorted(taken))} runs there already; "
+                "end it, or choose another one: ROS_DOMAIN_ID=<0..100> vla-ros demo"
+            )
+        self._launcher.start()
         listen = self.node.create_subscription
         listen(Progress, "/progress", self._on_progress, QoSProfile(depth=10))
         listen(SafetyState, "/safety/state", self._on_safety, qos.STATUS)
@@ -158,6 +167,8 @@ class Graph:
         deadline = time.monotonic() + seconds
         while not future.done():
             self._check_alive()
+            if self.figures.mode == SafetyState.LATCHED:
+                deadline = time.monotonic() + seconds  # an operator has stopped the arm, and may take his time
             if time.monotonic() > deadline:
                 raise VlaRosError(f"no answer to {what} within {seconds:g} s; see {self._log.name}")
             time.sleep(0.005)
@@ -173,6 +184,8 @@ class Graph:
         """One recorded episode; truth is the simulator's when the arm has stopped."""
         goal = RunTask.Goal(seed=seed, greedy=greedy, split=split, time_limit=time_limit)
         r = self._goal(self._run, goal, f"episode {seed}", STUCK)
+        while r.termination_reason == LATCHED:  # an operator's stop is no failure of the policy: the scene is laid out again
+            r = self._goal(self._run, goal, f"episode {seed}", STUCK)
         if r.outcome == "aborted":
             raise VlaRosError(f"episode {seed} was aborted: {r.termination_reason}; see {self._log.name}")
         detected = r.outcome == "success"

@@ -66,6 +66,8 @@ class View:
     def __enter__(self) -> View:
         if self._terminal:
             self._live.start()
+        else:
+            print(self.title, flush=True)
         return self
 
     def __exit__(

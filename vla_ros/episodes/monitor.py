@@ -27,7 +27,8 @@ class EpisodeMonitor:
     return_sum: float = 0.0
     _chunk: float = -1.0  # newest observation stamps answered by policy and judge
     _judged: float = -1.0
-    _before: tuple[set[float], set[float]] = field(default_factory=lambda: (set(), set()))  # answered until it started
+    # Stamp -> reward of what policy and judge have answered until the episode started.
+    _before: tuple[dict[float, float], dict[float, float]] = field(default_factory=lambda: ({}, {}))
 
     def observe(self, stamp: float) -> None:
         if self.asked is None:
@@ -44,7 +45,7 @@ class EpisodeMonitor:
     def judge(self, stamp: float, steps_to_go: float, reward: float, success: bool) -> None:
         self._judged = max(self._judged, stamp)
         self.final_steps_to_go = steps_to_go
-        self._begin(1, stamp)
+        self._begin(1, stamp, reward)
         if self.started is not None and stamp > self.started:
             self.steps += 1
             self.return_sum += reward
@@ -69,15 +70,14 @@ class EpisodeMonitor:
         """True when the observations up to this stamp include the last judged one: the judge may be heard first."""
         return stamp >= self._judged
 
-    def has_all(self, stamp: float) -> bool:
-        """True when the observations up to this stamp include the last judged one: the judge may be heard first."""
-        return stamp >= self._judged
-
-    def _begin(self, who: int, stamp: float) -> None:
-        if self.started is None:
-            self._before[who].add(stamp)
-            if stamp in self._before[1 - who]:
-                self.started = stamp
+    def _begin(self, who: int, stamp: float, reward: float = 0.0) -> None:
+        if self.started is not None:
+            return
+        self._before[who][stamp] = reward
+        if stamp in self._before[1 - who]:
+            self.started = stamp
+            early = [r for s, r in self._before[1].items() if s > stamp]  # judged before the first chunk was heard
+            self.steps, self.return_sum = len(early), sum(early)
 
     def _end(self, reason: str) -> None:
         if not self.reason:

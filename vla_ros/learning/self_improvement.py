@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from vla_ros.learning.data import Inputs
 from vla_ros.policy.model import Trunk, VlaModel
 
-
 BASELINES = ("none", "linear")
 
 
@@ -70,7 +69,8 @@ def returns(steps_to_go: NDArray[np.float32], gamma: float, clip: float) -> NDAr
 
 def unexplained(returns: Tensor, features: Tensor) -> Tensor:
     """What ridge regression on features [n, f] leaves of returns [n], scaled to unit variance."""
-    x = torch.cat([(features - features.mean(0)) / (features.std(0, correction=0) + 1e-6), torch.ones(len(features), 1)], 1).double()
+    scaled = (features - features.mean(0)) / (features.std(0, correction=0) + 1e-6)
+    x = torch.cat([scaled, torch.ones(len(features), 1)], 1).double()
     y = returns.double()
     weights = torch.linalg.solve(x.T @ x + 1.0 * torch.eye(x.shape[1], dtype=torch.double), x.T @ y)
     rest = y - x @ weights

@@ -7,6 +7,7 @@ Threads: subscriptions share one mutually exclusive group, so episode state is t
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,6 +21,7 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
 
 from vla_ros.episodes import EpisodeWriter
+from vla_ros.episodes.data import OBSERVATION
 from vla_ros.episodes.monitor import SUCCESS, TIME_LIMIT, EpisodeMonitor
 from vla_ros.errors import VlaRosError
 from vla_ros.msg import ActionChunk, Episode, Instruction, Observation, Progress, SafetyState
@@ -31,6 +33,8 @@ from vla_ros.srv import ResetCell
 
 HOME_TOLERANCE = 0.02  # rad
 FREE = 2.0**31 - 1  # s, the last stamp there is
+STALLED = 10.0  # s of wall time without a step until an episode is given up; a lock-stepped clock would wait for ever
+LATE = 0.5  # s of wall time for the last observation to arrive after its estimate
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class EpisodeRunner:
         self._writer: EpisodeWriter | None = None
         self._stamp = 0.0  # s, newest observation
         self._position: np.ndarray | None = None
+        self._newest = b""  # the observation itself; an episode begins with it
         self._count = 0
         self._hold = False
         self._acknowledged = 0.0
@@ -79,7 +84,7 @@ class EpisodeRunner:
         """Raw subscriptions: the bytes that arrive are what is recorded; fields are read where the episode needs them."""
         group = MutuallyExclusiveCallbackGroup()
         heard: dict[str, tuple[type, Callable[[EpisodeMonitor | None, Any], bool] | None, Any]] = {
-            "/observation": (Observation, self._on_observation, qos.SENSOR),
+            OBSERVATION: (Observation, self._on_observation, qos.SENSOR),
             "/policy/chunk": (ActionChunk, self._on_chunk, qos.RECORD),
             "/progress": (Progress, self._on_progress, qos.RECORD),
             "/safety/state": (SafetyState, self._on_safety, qos.RECORD),
@@ -95,11 +100,13 @@ class EpisodeRunner:
         self, topic: str, kind: type, handle: Callable[[EpisodeMonitor | None, Any], bool] | None
     ) -> Callable[[bytes], None]:
         full_name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
-        paces = topic in ("/observation", "/policy/chunk", "/progress")
+        paces = topic in (OBSERVATION, "/policy/chunk", "/progress")
 
         def callback(cdr: bytes) -> None:
             with self._changed:
                 monitor = self._monitor
+                if topic == OBSERVATION:
+                    self._newest = cdr
                 wanted = handle(monitor, deserialize_message(cdr, kind)) if handle else monitor is not None
                 if wanted and self._writer is not None:
                     self._writer.write(topic, full_name, cdr, self.node.get_clock().now().nanoseconds)
@@ -153,29 +160,37 @@ class EpisodeRunner:
         """Keep a lock-stepped simulation waiting (while the learner has the processor); no effect on a real cell."""
         self._hold = on
         if on:
-            self._stop_free_running()
+            self._grant(self._stamp)
         else:
             self._acknowledge()
 
-    def _stop_free_running(self) -> None:
+    def _grant(self, stamp: float) -> None:
+        """Simulated time may pass until the first frame after this stamp, and no further."""
         with self._changed:
-            self._acknowledged = self._stamp
-        self.ack.publish(Header(stamp=convert.stamp(self._stamp)))
+            self._acknowledged = stamp
+        self.ack.publish(Header(stamp=convert.stamp(stamp)))
 
     # -- one episode, in the action's thread ----------------------------------------------------------------------
 
-    def wait(self, until: Callable[[], bool], seconds: float, cancelled: Callable[[], bool] = lambda: False) -> bool:
-        """True when the condition holds, False after `seconds` of ROS time.
+    def wait(
+        self,
+        until: Callable[[], bool],
+        seconds: float,
+        cancelled: Callable[[], bool] = lambda: False,
+        now: Callable[[], float] | None = None,
+    ) -> bool:
+        """True when the condition holds, False after `seconds` of ROS time, or of the clock `now`.
 
         Raises:
-            Cancelled: the goal was cancelled meanwhile.
+            Cancelled: the goal was cancelled meanwhile, or the node is shutting down.
         """
-        start = self._now()
+        now = now or self._now
+        start = now()
         with self._changed:
             while not until():
-                if cancelled():
+                if cancelled() or not self.node.context.ok():
                     raise Cancelled
-                if self._now() - start > seconds:
+                if now() - start > seconds:
                     return False
                 self._changed.wait(0.05)
         return True
@@ -198,10 +213,16 @@ class EpisodeRunner:
             self.notify("reset_wanted", "reset the scene, then call /trainer/ready")
             self.wait(self.operator_ready.is_set, forever, cancelled)
             return replace(request, time_limit=request.time_limit or self.contract.time_limit)
-        answer = self._reset(ResetCell.Request(seed=request.seed, split=request.split, task=request.task))
-        before = self._stamp
-        if not self.wait(lambda: self._stamp > before, 5.0, cancelled):
-            raise VlaRosError("no observation within 5 s of the reset; is camera_node running?")
+        self.hold(True)
+        try:
+            answer = self._reset(ResetCell.Request(seed=request.seed, split=request.split, task=request.task))
+            laid_out = convert.seconds(answer.stamp)
+            self._grant(laid_out)  # one more frame, the first of the new scene; the episode begins with it
+            if not self.wait(lambda: self._stamp > laid_out, 5.0, cancelled, time.monotonic):
+                raise VlaRosError("no observation within 5 s of the reset; is camera_node running?")
+        except BaseException:
+            self.hold(False)
+            raise
         limit = request.time_limit or float(answer.time_limit) or self.contract.time_limit
         return replace(request, instruction=request.instruction or str(answer.instruction), time_limit=limit)
 
@@ -241,7 +262,8 @@ class EpisodeRunner:
             with self._changed:
                 self._monitor, self._writer = monitor, writer
                 monitor.observe(self._stamp)
-            self._stop_free_running()  # the first frame of the episode is answered before time goes on
+                writer.write(OBSERVATION, "vla_ros/msg/Observation", self._newest, self.node.get_clock().now().nanoseconds)
+                self._hold = False  # from here on, time passes frame by frame as policy and judge answer
             self.instruction.publish(
                 Instruction(
                     header=Header(stamp=self.node.get_clock().now().to_msg()), text=instruction, episode_id=name,
@@ -250,18 +272,20 @@ class EpisodeRunner:
             )  # fmt: skip
             try:
                 while not monitor.reason:
-                    seen = steps
-                    if not self.wait(lambda: bool(monitor.reason) or monitor.steps > seen, 10.0, cancelled):  # noqa: B023
-                        monitor.observe(float("inf"))  # no observation for 10 s: nobody drives the arm
+                    more = lambda seen=steps: bool(monitor.reason) or monitor.steps > seen  # noqa: E731
+                    if not self.wait(more, STALLED, cancelled, time.monotonic):
+                        monitor.observe(float("inf"))  # nobody drives the arm
                     steps = monitor.steps
                     feedback(monitor)
+                self.wait(lambda: monitor.has_all(self._stamp), LATE, cancelled, time.monotonic)
             except Cancelled:
                 monitor.cancel()
             finally:
                 with self._changed:
                     self._monitor = self._writer = None
-                self.instruction.publish(Instruction())
-                self._acknowledge()
+                if self.node.context.ok():
+                    self.instruction.publish(Instruction())
+                    self._acknowledge()
             outcome = {SUCCESS: "success", TIME_LIMIT: "failure"}.get(monitor.reason, "aborted")
             writer.annotate(
                 outcome=outcome, termination_reason=monitor.reason, policy_version=str(monitor.policy_version)

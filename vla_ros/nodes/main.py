@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 
 from vla_ros.errors import VlaRosError
 
+AnyNode = TypeVar("AnyNode", bound=Node)
 
-def run(create: Callable[[], Node], args: list[str] | None = None, threads: int = 1) -> int:
-    """Create the node, spin it until shutdown, return the exit status. `threads` > 1 spins a MultiThreadedExecutor."""
+
+def spin_threads(node: Node) -> None:
+    """For nodes whose actions wait while their subscriptions are served."""
+    executor = MultiThreadedExecutor(num_threads=4)
+    executor.add_node(node)
+    executor.spin()
+
+
+def run(
+    create: Callable[[], AnyNode], args: list[str] | None = None, spin: Callable[[AnyNode], None] = rclpy.spin
+) -> int:
+    """Create the node, spin it until shutdown, return the exit status."""
     rclpy.init(args=args)
-    node: Node | None = None
+    node: AnyNode | None = None
     try:
         node = create()
-        if threads > 1:
-            from rclpy.executors import MultiThreadedExecutor
-
-            executor = MultiThreadedExecutor(num_threads=threads)
-            executor.add_node(node)
-            executor.spin()
-        else:
-            rclpy.spin(node)
+        spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except VlaRosError as error:

@@ -132,14 +132,11 @@ class PolicyNode(Node):
         joints = convert.ordered(observation.joints, self.contract.joints)
         period = 1 / self.contract.observation.rate
         rows = homing_rows(joints.position, self.kinematics.home(), self.contract.limits.velocity, period)
-        self._homing_until = observation.stamp + period * (len(rows) + 2)
+        start = self.get_clock().now().nanoseconds * 1e-9  # the arm stands still: the motion need not begin at the observation
+        self._homing_until = start + period * (len(rows) + 2)
         self._publish(
-            ActionChunk(
-                stamp=observation.stamp + period, period=period, joint_names=self.contract.joints, rows=rows,
-                observation_stamp=observation.stamp, episode_id=self.instruction.episode_id,
-            ),
-            [],
-        )  # fmt: skip
+            ActionChunk(stamp=start + period, period=period, joint_names=self.contract.joints, rows=rows), []
+        )
 
     def _publish(self, chunk: ActionChunk, latency: list[float]) -> None:
         if not np.isfinite(chunk.rows).all():

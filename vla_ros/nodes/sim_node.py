@@ -7,14 +7,13 @@ it waits, so nothing needs a lock. The node makes the clock and therefore never 
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -28,6 +27,7 @@ from vla_ros.msg import TrueOutcome
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.interfaces import message_class
+from vla_ros.nodes.main import run
 from vla_ros.nodes.sim_pace import Pace
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim import render
@@ -43,7 +43,7 @@ CLEARANCE = 0.055  # m, rod to block centre: a block laid out closer would overl
 
 
 class SimNode(Node):
-    def __init__(self, executor: SingleThreadedExecutor) -> None:
+    def __init__(self) -> None:
         own_clock = Parameter("use_sim_time", value=False)  # it makes the clock that the others follow
         super().__init__("sim_node", parameter_overrides=[own_clock])
         self.contract = RobotContract.load(self.declare_parameter("robot", "panda").value)
@@ -60,7 +60,8 @@ class SimNode(Node):
             raise VlaRosError(f"parameter camera_rate: found {rate}, expected a divisor of {1 / self.period:g} Hz")
         self.ticks = self.commands = self.refused = 0
         self.following = False  # commands have come, so lock step may wait for them
-        self.pace = Pace(self, executor, _factor(factor), timeout)
+        self._own = SingleThreadedExecutor()  # served while the loop waits
+        self.pace = Pace(self, self._own, _factor(factor), timeout)
         self.cell = Cell(self.contract)
         self.target = JointTarget(self.cell.joint_state().position)
         self._lay_out(sample_scene(self.cell.tasks, seed, keep_clear=self.contract.home_tip))
@@ -88,6 +89,16 @@ class SimNode(Node):
             f"cell with {self.contract.robot}, {'lock step' if factor == 0 else f'{factor:g} x real time'}; "
             f"instruction of the first scene: {self.instruction}"
         )
+
+        self._own.add_node(self)
+
+    def run(self) -> None:
+        while rclpy.ok():
+            self.tick()
+
+    def destroy_node(self) -> None:
+        render.release()
+        super().destroy_node()
 
     def tick(self) -> None:
         """One control period: publish the present, let the graph answer, move on."""
@@ -195,6 +206,7 @@ class SimNode(Node):
             response.success, response.message = False, str(error)
             return response
         response.success, response.instruction = True, scene.instruction
+        response.stamp = convert.stamp(self.cell.time)
         response.time_limit = self.cell.tasks.tasks[scene.task].time_limit
         self._publish_truth(convert.stamp(self.cell.time))
         return response
@@ -258,27 +270,8 @@ def _stamp_of(message: Any) -> float:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the cell until shutdown; exit status 2 with one clear line for bad input."""
-    rclpy.init(args=args)
-    executor = SingleThreadedExecutor()
-    node: SimNode | None = None
-    try:
-        node = SimNode(executor)
-        executor.add_node(node)
-        while rclpy.ok():
-            node.tick()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    except VlaRosError as error:
-        print(f"sim_node: {error}", file=sys.stderr)
-        return 2
-    finally:
-        if node is not None:
-            node.destroy_node()
-        render.release()
-        rclpy.try_shutdown()
-    return 0
+    return run(SimNode, args, spin=SimNode.run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

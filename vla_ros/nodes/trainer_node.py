@@ -23,7 +23,9 @@ from vla_ros.msg import Episode, PolicyVersion, TrainingState
 from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
-from vla_ros.nodes.main import run
+from vla_ros.nodes.main import run, spin_threads
+from vla_ros.policy import tokenizer as words
+from vla_ros.policy.policy import load_tokenizer
 from vla_ros.policy.store import WeightStore
 from vla_ros.robots.contract import RobotContract
 from vla_ros.srv import LabelEpisode
@@ -38,6 +40,7 @@ class TrainerNode(Node):
         p = self.declare_parameter
         self.contract = RobotContract.load(p("robot", "panda").value)
         self.policy = Path(p("policy", "").value)
+        self.tokenizer = load_tokenizer(self.policy)  # an instruction that the policy cannot read is refused at once
         self.store = WeightStore(Path(p("store", "").value or "store"))
         self.config = p("config", "config/training/self_improvement.yaml").value
         load_config(self.config)  # fail at start, not after an hour of practice
@@ -102,12 +105,12 @@ class TrainerNode(Node):
         result = RunTask.Result(outcome="aborted")
         with self._busy:
             try:
+                if g.instruction:
+                    words.encode(self.tokenizer, [g.instruction])
                 request = self.runner.prepare(request, lambda: handle.is_cancel_requested)
                 e = self.runner.run(request, lambda: handle.is_cancel_requested, feedback)
             except Cancelled:
-                result.termination_reason = "cancelled"
-                handle.canceled()
-                return result
+                return self._cancelled(handle, result)
             except VlaRosError as error:
                 return self._failed(handle, result, error)
         self.episodes.publish(e)
@@ -115,7 +118,15 @@ class TrainerNode(Node):
             outcome=e.outcome, termination_reason=e.termination_reason, episode_id=e.id, instruction=e.instruction,
             steps=e.steps, duration=e.duration, policy_version=e.policy_version, file=e.file,
         )  # fmt: skip
-        handle.canceled() if e.termination_reason == "cancelled" else handle.succeed()
+        if e.termination_reason == "cancelled":
+            return self._cancelled(handle, result)
+        handle.succeed()
+        return result
+
+    def _cancelled(self, handle: Any, result: Any) -> Any:
+        """By the client, or because this node is shutting down, which no client asked for."""
+        result.termination_reason = "cancelled"
+        handle.canceled() if handle.is_cancel_requested else handle.abort()
         return result
 
     def _failed(self, handle: Any, result: Any, error: VlaRosError) -> Any:
@@ -140,9 +151,7 @@ class TrainerNode(Node):
                 self._publish(first["version"])
                 self._practise(handle, learner, result)
             except Cancelled:
-                result.termination_reason = "cancelled"
-                handle.canceled()
-                return result
+                return self._cancelled(handle, result)
             except VlaRosError as error:
                 return self._failed(handle, result, error)
             finally:
@@ -237,7 +246,7 @@ class TrainerNode(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    return run(TrainerNode, args, threads=4)
+    return run(TrainerNode, args, spin=spin_threads)
 
 
 if __name__ == "__main__":

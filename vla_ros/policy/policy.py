@@ -24,6 +24,10 @@ from vla_ros.policy.model import VlaConfig, VlaModel
 logging.disable_progress_bar()  # of loading a few megabytes, in a robot's log
 
 
+# What damaged files make json, safetensors, tokenizers and transformers raise.
+DAMAGE = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
+
+
 @dataclass(frozen=True)
 class Decision:
     """Answer to one observation: raw action tokens and their log-probability under the sampling distribution."""
@@ -57,9 +61,9 @@ def load(folder: Path, robot: str = "") -> tuple[VlaModel, PreTrainedTokenizerFa
             raise VlaRosError(f"{folder}/config.json: model_type is {kind!r}, expected {VlaConfig.model_type!r}")
         loaded: Any = VlaModel.from_pretrained(folder, output_loading_info=True)
         model, report = cast(tuple[VlaModel, dict[str, Any]], loaded)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+    except DAMAGE as error:
         raise VlaRosError(f"checkpoint {folder}: cannot be read: {error}") from error
+    tokenizer = load_tokenizer(folder)
     if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers and goes on
         raise VlaRosError(f"{folder}/model.safetensors: {len(missing)} tensors are missing (first: {missing[0]})")
     if robot and model.config.robot and model.config.robot != robot:
@@ -68,6 +72,21 @@ def load(folder: Path, robot: str = "") -> tuple[VlaModel, PreTrainedTokenizerFa
         if not torch.isfinite(tensor).all():
             raise VlaRosError(f"{folder}/model.safetensors: {name} holds non-finite values")
     return model.eval(), tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The words of a checkpoint, for those who only check instructions.
+
+    Raises:
+        VlaRosError: missing or unreadable.
+    """
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise VlaRosError(f"checkpoint {folder}: tokenizer.json is missing; expected a folder written by `vla-ros train`")
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except DAMAGE as error:
+        raise VlaRosError(f"checkpoint {folder}: {path.name} cannot be read: {error}") from error
 
 
 class Words:

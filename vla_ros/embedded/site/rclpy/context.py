@@ -127,7 +127,7 @@ class Context:
             if self._participant is None:
                 return
             for node in list(self._nodes):
-                node.destroy_node(last=True)
+                node._rcl_destroy_node()  # the node's own override is for its user to call
             for executor in self.executors():
                 executor.abandon()
             self._executors.clear()

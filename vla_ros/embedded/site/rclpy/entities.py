@@ -148,8 +148,12 @@ class EntitiesMixin:
         """Whether destroy_node() was called."""
         return self._rcl_destroyed
 
-    def destroy_node(self, *, last: bool = False) -> None:
+    def destroy_node(self) -> None:
         """Remove the node with all that it has."""
+        self._rcl_destroy_node()
+        self.context.release_if_unused()
+
+    def _rcl_destroy_node(self) -> None:
         if self._rcl_destroyed:
             return
         self._rcl_batching = True
@@ -164,5 +168,3 @@ class EntitiesMixin:
         self._rcl_destroyed = True
         self._rcl_endpoints, self._rcl_waitables = [], []
         self.context.graph.remove_node(self)
-        if not last:
-            self.context.release_if_unused()
