@@ -118,6 +118,7 @@ def _report(run: dict[str, Any], folder: Any) -> None:
     settings = run["settings"]
     report.curve(folder.root / "success.png", run["practice"], before, after, settings.episodes_per_update)
     report.video(folder.root / "before_after.mp4", before, after)
+    report.picture(folder.root / "before_after.png", before, after)
     store = WeightStore(folder.store)
     summary = {
         "stage1": report.stage(before), "practised": report.stage(after), "unseen_objects": report.stage(run["unseen"]),

@@ -102,9 +102,7 @@ def curve(
 
 def video(path: Path, before: Sequence[EpisodeResult], after: Sequence[EpisodeResult], scenes: int = 6) -> None:
     """The same scenes before (left) and after (right), with steps-to-go drawn in; scenes that changed come first."""
-    changed = [i for i, (b, a) in enumerate(zip(before, after, strict=True)) if b.true_success != a.true_success]
-    others = [i for i in range(len(before)) if i not in changed]
-    chosen = (changed + others)[:scenes]
+    chosen = _changed_first(before, after)[:scenes]
     writer = imageio_ffmpeg.write_frames(str(path), (2 * 384, 480), fps=FPS, codec="libx264", output_params=["-crf", "23"])
     writer.send(None)
     for index in chosen:
@@ -113,6 +111,22 @@ def video(path: Path, before: Sequence[EpisodeResult], after: Sequence[EpisodeRe
             pair = [side[min(k, len(side) - 1)] for side in (left, right)]
             writer.send(np.ascontiguousarray(np.hstack(pair)))
     writer.close()
+
+
+def _changed_first(before: Sequence[EpisodeResult], after: Sequence[EpisodeResult]) -> list[int]:
+    """Scenes whose outcome differs come first: they are what practice is about, whichever way they went."""
+    return sorted(range(len(before)), key=lambda i: before[i].true_success == after[i].true_success)
+
+
+def picture(path: Path, before: Sequence[EpisodeResult], after: Sequence[EpisodeResult], scenes: int = 2) -> None:
+    """Beginning, middle and end of a few scenes, before practice in the left half, after it in the right half."""
+    rows = []
+    for index in _changed_first(before, after)[:scenes]:
+        for result, title in ((before[index], "before"), (after[index], "after practice")):
+            frames = _frames(result, title)
+            rows.append(np.hstack([frames[round(share * (len(frames) - 1))] for share in (0.0, 0.5, 1.0)]))
+    pairs = [np.hstack(rows[i : i + 2]) for i in range(0, len(rows), 2)]
+    cv2.imwrite(str(path), np.vstack(pairs)[..., ::-1])
 
 
 def _frames(result: EpisodeResult, title: str) -> list[NDArray[np.uint8]]:
