@@ -203,14 +203,17 @@ class Graph:
             tell((k + 1) / count, f"success {sum(e.true_success for e in out)}/{k + 1}")
         return out
 
-    def improve(self, episodes: int, per_update: int, seed: int, tell: Callable[[float, str], None]) -> Improve.Result:
+    def improve(
+        self, episodes: int, per_update: int, seed: int, task: str, tell: Callable[[float, str], None]
+    ) -> Improve.Result:
+        """Practise; the trainer's report of how it went."""
         self.figures.outcomes.clear()
 
         def feedback(message: Any) -> None:
             f = message.feedback
             tell(f.episodes / episodes, f"detected {f.success_rate:.0%}  version {f.policy_version}")
 
-        goal = Improve.Goal(episodes=episodes, episodes_per_update=per_update, seed=seed)
+        goal = Improve.Goal(episodes=episodes, episodes_per_update=per_update, seed=seed, task=task)
         result = self._goal(self._improve, goal, "practice", 3600.0, feedback)
         if result.termination_reason != "finished":
             raise VlaRosError(f"practice ended early: {result.termination_reason}; see {self._log.name}")

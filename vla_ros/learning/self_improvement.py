@@ -67,13 +67,22 @@ def returns(steps_to_go: NDArray[np.float32], gamma: float, clip: float) -> NDAr
     return out
 
 
-def unexplained(returns: Tensor, features: Tensor) -> Tensor:
-    """What ridge regression on features [n, f] leaves of returns [n], scaled to unit variance."""
+def unexplained(returns: Tensor, features: Tensor, d: Tensor) -> Tensor:
+    """What ridge regression on features [n, f] and d(o_t) [n] leaves of returns [n], in units of its size at that d.
+
+    The judge errs in proportion to the distance: without the second step, long tasks, whose steps-to-go is mostly noise,
+    drown the short ones that it sees clearly.
+    """
+    features = torch.cat([features, d[:, None]], 1)
     scaled = (features - features.mean(0)) / (features.std(0, correction=0) + 1e-6)
     x = torch.cat([scaled, torch.ones(len(features), 1)], 1).double()
     y = returns.double()
     weights = torch.linalg.solve(x.T @ x + 1.0 * torch.eye(x.shape[1], dtype=torch.double), x.T @ y)
     rest = y - x @ weights
+    size = rest.abs()
+    line = x[:, -2:]  # d, scaled, and 1
+    fitted = line @ torch.linalg.lstsq(line, size[:, None]).solution[:, 0]
+    rest = rest / fitted.clamp_min(0.25 * float(size.mean()) + 1e-6)
     return (rest / (rest.std(correction=0) + 1e-6)).float()
 
 
@@ -97,8 +106,7 @@ class SelfImprovement:
         d = torch.from_numpy(np.concatenate([e.steps_to_go[:-1] for e in episodes]))
         advantage = torch.tensor(value)
         if c.baseline == "linear":
-            features = torch.cat([trunk.points, d[:, None]], 1)
-            advantage[usable] = unexplained(advantage[usable], features[usable])
+            advantage[usable] = unexplained(advantage[usable], trunk.points[usable], d[usable])
         weight = c.scale * advantage
         figures: dict[str, list[float]] = {"loss": [], "entropy": [], "ratio": [], "gradient": []}
         order = usable[torch.randperm(len(usable), generator=self._random)]

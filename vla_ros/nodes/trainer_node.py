@@ -170,7 +170,7 @@ class TrainerNode(Node):
         stopped = lambda: handle.is_cancel_requested  # noqa: E731
         swaps_before, aborted = self._state.swaps, 0
         while result.episodes < goal.episodes:
-            request = EpisodeRequest(seed=goal.seed + result.episodes, split="train")
+            request = EpisodeRequest(seed=goal.seed + result.episodes, split="train", task=goal.task)
             self._report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message="")
             e = self.runner.run(self.runner.prepare(request, stopped), stopped)
             self.episodes.publish(e)
