@@ -18,10 +18,10 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from vla_ros.action import Improve, RunTask
-from vla_ros.msg import Episode, PolicyVersion, SafetyState
+from vla_ros.msg import Episode, PolicyVersion, Progress, SafetyState
 from vla_ros.srv import LabelEpisode
 
 from vla_ros.embedded.launch import Launcher, OutputLine, parse
@@ -52,6 +52,9 @@ class Loop:
         listen(SafetyState, "/safety/state", lambda m: setattr(self, "safety", m), qos.STATUS)
         listen(JointState, "/joint_states", lambda m: setattr(self, "joints", m), qos.LATEST)
         listen(PolicyVersion, "/policy/active", lambda m: setattr(self, "version", m), qos.STATUS)
+        self.image, self.progress = Image(), Progress()
+        listen(Image, "/camera/front/image_raw", lambda m: setattr(self, "image", m), qos.LATEST)
+        listen(Progress, "/progress", lambda m: setattr(self, "progress", m), qos.RECORD)
         listen(Episode, "/training/episode", self.episodes.append, qos.RECORD)
         self.run = ActionClient(self.node, RunTask, "/run_task")
         self.improve = ActionClient(self.node, Improve, "/improve")
@@ -138,6 +141,9 @@ def test_an_episode_in_lock_step(loop: Loop) -> None:
     assert (result.outcome, result.termination_reason) == ("failure", "time_limit"), loop.log()
     assert (result.steps, result.policy_version) == (20, 1)
     assert result.duration == pytest.approx(2.0)
+    assert loop.progress.instruction == result.instruction, "an operator's process hears the steps-to-go"
+    assert len(loop.image.data) == loop.image.step * loop.image.height == 3 * 128 * 128
+    assert np.frombuffer(loop.image.data, np.uint8).std() > 10
     data = load_episode(result.file)
     check_alignment(data, result)
     moved = data.states[1:] - data.states[:-1]

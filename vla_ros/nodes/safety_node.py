@@ -7,6 +7,7 @@ fall silent. Everything runs on one executor thread, so the filter needs no lock
 from __future__ import annotations
 
 import gc
+import os
 import time
 
 from rclpy.clock import Clock, ClockType
@@ -27,6 +28,7 @@ from vla_ros.safety.filter import SafetyFilter
 from vla_ros.types import SafeCommand, SafetyMode
 
 QUEUE = 5  # joint states and chunks that may wait while a tick is computed
+PRIORITY = -10  # nice value
 LEASE = 0.5  # s; a controller that asks for liveliness stops this long after the death of this process
 CHECK_PERIOD = 1.0  # s, between looks at who publishes commands
 STOP_TOPIC, STOP_SERVICE, SECOND = "estop_topic", "estop_service", "second_command_publisher"
@@ -67,9 +69,17 @@ class SafetyNode(Node):
         self.create_service(Trigger, "/safety/reset", self._on_reset)
         self.create_timer(self.period, self._watch, clock=steady)
         self.create_timer(CHECK_PERIOD, self._survey, clock=steady)
+        self._come_first()
         gc.collect()
         gc.freeze()  # collections then look at what a tick allocates, not at the libraries
         self.get_logger().info(f"limits: {self.filter.limits.source}; commands go to {control.command_topic}")
+
+    def _come_first(self) -> None:
+        """On a loaded machine the control loop must not queue behind inference and learning."""
+        try:
+            os.nice(PRIORITY)
+        except PermissionError:
+            self.get_logger().info(f"no right to run at priority {PRIORITY}; grant CAP_SYS_NICE on a robot")
 
     def _command_qos(self) -> QoSProfile:
         """What a controller may ask for to notice that the filter is gone or late."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from rclpy.executors import Executor
 from rclpy.node import Node
 
-MOST_BEHIND = 0.25  # s of wall time; a longer stall is forgotten instead of caught up with
+MOST_BEHIND = 0.02  # s of wall time; more is forgotten: no driver sends its missed joint states in a burst
 
 
 class Pace:
