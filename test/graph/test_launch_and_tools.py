@@ -80,7 +80,7 @@ LAUNCH = """
 launch:
 - arg: {{name: rate, default: "20.0"}}
 - executable:
-    cmd: {python} -m vla_ros.cli run {script} --ros-args -r __node:=target -r __ns:=/left -p rate:=$(var rate)
+    cmd: '"{python}" -m vla_ros.cli run "{script}" --ros-args -r __node:=target -r __ns:=/left -p rate:=$(var rate)'
     name: target
     output: screen
 """
@@ -132,13 +132,14 @@ def test_topics(lines: list[str]) -> None:
     assert "Node name: target\nNode namespace: /left\n" in info
 
 
-def test_hz_until_ctrl_c() -> None:
+def test_hz_until_ctrl_c(lines: list[str]) -> None:
     command = [sys.executable, "-m", "vla_ros.cli", "topic", "hz", "/left/joints"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     reported = process.stdout.readline()
     while not reported.startswith("average"):
         reported = process.stdout.readline()
+        assert reported, "it ended without a rate"
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=10)
     assert process.returncode == 130

@@ -84,7 +84,7 @@ def test_table_alone_imports_nothing_heavy() -> None:
 
 
 def test_broken_pipe_is_quiet() -> None:
-    command = f"{sys.executable} -m vla_ros.cli --help | true"
+    command = f"'{sys.executable}' -m vla_ros.cli --help | true"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 

@@ -71,9 +71,9 @@ def test_layout_leaves_room(scenes: dict[str, list[Scene]]) -> None:
             assert (behind < (0.70, 0.26)).all()
 
 
-def test_mixture_is_even(scenes: dict[str, list[Scene]]) -> None:
-    pushes = sum(scene.task == "push" for scene in scenes["train"])
-    assert abs(pushes - 200) < 4 * math.sqrt(100)  # 4 standard deviations of 400 fair draws
+def test_mixture_has_the_configured_shares(scenes: dict[str, list[Scene]]) -> None:
+    pushes, share = sum(scene.task == "push" for scene in scenes["train"]), TASKS.tasks["push"].share
+    assert abs(pushes - 400 * share) < 4 * math.sqrt(400 * share * (1 - share))  # 4 standard deviations of 400 draws
 
 
 def test_same_seed_same_scene() -> None:
@@ -93,8 +93,8 @@ def test_outcome_is_by_distance() -> None:
     assert not TASKS.outcome(scene, poses, tip)[0]
     reach = sample_scene(TASKS, 3, "train", "reach")
     poses = np.array([[block.x, block.y, 0.0] for block in reach.blocks])
-    assert TASKS.outcome(reach, poses, poses[reach.target] + (0.055, 0, 0))[0]
-    assert not TASKS.outcome(reach, poses, poses[reach.target] + (0.065, 0, 0))[0]
+    assert TASKS.outcome(reach, poses, poses[reach.target] + (0.075, 0, 0))[0]
+    assert not TASKS.outcome(reach, poses, poses[reach.target] + (0.085, 0, 0))[0]
 
 
 @pytest.mark.parametrize(
