@@ -76,7 +76,7 @@ def launch_file(folder: Path, **scripts: tuple[str, str]) -> Path:
     for name, (source, keys) in scripts.items():
         script = folder / f"{name}.py"
         script.write_text(textwrap.dedent(source))
-        text += f"- executable: {{cmd: '"{sys.executable}" "{script}"', name: {name}, output: screen{keys}}}\n"
+        text += f"- executable: {{cmd: '\"{sys.executable}\" \"{script}\"', name: {name}, output: screen{keys}}}\n"
     file = folder / "x.launch.yaml"
     file.write_text(text)
     return file
@@ -195,7 +195,7 @@ def test_output_log_hides_stdout_only(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     script.write_text("import sys\nprint('to stdout')\nprint('to stderr', file=sys.stderr)\n")
     file = tmp_path / "x.launch.yaml"
-    file.write_text(f"launch:\n- executable: {{cmd: '"{sys.executable}" "{script}"', name: s}}\n")
+    file.write_text(f"launch:\n- executable: {{cmd: '\"{sys.executable}\" \"{script}\"', name: s}}\n")
     lines = Lines()
     with Launcher(parse(file), lines) as launcher:
         launcher.wait(timeout=10.0)
