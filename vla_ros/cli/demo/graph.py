@@ -20,8 +20,8 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.action import Improve, RunTask
-from vla_ros.demo.settings import RunFolder
-from vla_ros.demo.view import Figures
+from vla_ros.cli.demo.settings import RunFolder
+from vla_ros.cli.demo.view import Figures
 from vla_ros.embedded.launch import Launcher, OutputLine, parse
 from vla_ros.episodes.monitor import LATCHED
 from vla_ros.errors import VlaRosError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from typing import Any
 
-from vla_ros.demo.settings import RunFolder
+from vla_ros.cli.demo.settings import RunFolder
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.stage1 import Stage1Config
 

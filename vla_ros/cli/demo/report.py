@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from vla_ros.demo.graph import EpisodeResult
+from vla_ros.cli.demo.graph import EpisodeResult
 from vla_ros.episodes import EpisodeReader, load_episode
 from vla_ros.learning.statistics import mcnemar, wilson
 

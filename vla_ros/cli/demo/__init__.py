@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     embedded.activate()
     from dataclasses import replace
 
-    from vla_ros.demo.settings import DemoSettings, RunFolder
-    from vla_ros.demo.view import View
+    from vla_ros.cli.demo.settings import DemoSettings, RunFolder
+    from vla_ros.cli.demo.view import View
     from vla_ros.robots.contract import RobotContract
 
     RobotContract.load(args.robot)
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _phases(args: argparse.Namespace, settings: Any, folder: Any, view: Any) -> dict[str, Any]:
-    from vla_ros.demo.graph import Graph
-    from vla_ros.demo.lanes import stage1
-    from vla_ros.demo.settings import EVALUATION_SEED, PRACTICE_SEED
+    from vla_ros.cli.demo.graph import Graph
+    from vla_ros.cli.demo.lanes import stage1
+    from vla_ros.cli.demo.settings import EVALUATION_SEED, PRACTICE_SEED
 
     start = time.monotonic()
     figures: dict[str, Any] = {}
