@@ -112,7 +112,7 @@ def _phases(args: argparse.Namespace, settings: Any, folder: Any, view: Any) -> 
 def _report(run: dict[str, Any], folder: Any) -> None:
     from rich.console import Console
 
-    from vla_ros.demo import report
+    from vla_ros.cli.demo import report
     from vla_ros.policy.store import WeightStore
 
     before, after = run["before"], run["after"]
