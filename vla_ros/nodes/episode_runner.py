@@ -153,7 +153,11 @@ class EpisodeRunner:
             stamp = FREE if self._monitor is None else self._stamp
             if stamp == self._acknowledged:
                 return
-            self._acknowledged = stamp
+            self._publish_ack(stamp)
+
+    def _publish_ack(self, stamp: float) -> None:
+        """Under the lock: an acknowledgement that is overtaken by a later one would set time free in an episode."""
+        self._acknowledged = stamp
         self.ack.publish(Header(stamp=convert.stamp(stamp)))
 
     def hold(self, on: bool) -> None:
@@ -167,8 +171,7 @@ class EpisodeRunner:
     def _grant(self, stamp: float) -> None:
         """Simulated time may pass until the first frame after this stamp, and no further."""
         with self._changed:
-            self._acknowledged = stamp
-        self.ack.publish(Header(stamp=convert.stamp(stamp)))
+            self._publish_ack(stamp)
 
     # -- one episode, in the action's thread ----------------------------------------------------------------------
 

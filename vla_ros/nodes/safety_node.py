@@ -28,6 +28,7 @@ from vla_ros.safety.filter import SafetyFilter
 from vla_ros.types import SafeCommand, SafetyMode
 
 QUEUE = 5  # joint states and chunks that may wait while a tick is computed
+FRESH = 3  # control periods
 PRIORITY = -10  # nice value
 LEASE = 0.5  # s; a controller that asks for liveliness stops this long after the death of this process
 CHECK_PERIOD = 1.0  # s, between looks at who publishes commands
@@ -97,7 +98,11 @@ class SafetyNode(Node):
 
     def _on_joint_state(self, message: JointStateMsg) -> None:
         start = time.perf_counter()
-        sent = self.filter.tick(self._now(), convert.joint_state(message))
+        state = convert.joint_state(message)
+        # A fresh joint state is answered for its own instant: the clock's message may have overtaken it by a period, and
+        # would make this tick count as a missed one and swallow the next.
+        now = self._now()
+        sent = self.filter.tick(state.stamp if 0.0 <= now - state.stamp <= FRESH * self.period else now, state)
         if sent is not None:
             self._heard = self._silence_clock.now().nanoseconds
             self._send(sent)
