@@ -36,6 +36,10 @@ def run(
     except VlaRosError as error:
         print(f"{node.get_name() if node else 'error'}: {error}", file=sys.stderr)
         return 2
+    except Exception:
+        if rclpy.ok():
+            raise
+        return 0  # a callback that was running when the context was shut down found its handles gone
     finally:
         if node is not None:
             node.destroy_node()
