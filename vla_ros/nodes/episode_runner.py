@@ -249,12 +249,11 @@ class EpisodeRunner:
         request: EpisodeRequest,
         cancelled: Callable[[], bool],
         feedback: Callable[[EpisodeMonitor], None] = lambda monitor: None,
-        folder: str = "",
     ) -> Episode:
         """Run and record one prepared episode; its file is complete on disk when this returns."""
         self._count += 1
         name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{self._count:05d}"
-        path = self.folder / folder / f"{name}.mcap"
+        path = self.folder / f"{name}.mcap"
         metadata = {
             "episode_id": name, "instruction": request.instruction, "robot": self.contract.robot, "seed": str(request.seed),
             "split": request.split, "greedy": str(request.greedy), "temperature": str(request.temperature),

@@ -36,10 +36,12 @@ def run(
     except VlaRosError as error:
         print(f"{node.get_name() if node else 'error'}: {error}", file=sys.stderr)
         return 2
-    except Exception:
+    except Exception as error:
         if rclpy.ok():
             raise
-        return 0  # a callback that was running when the context was shut down found its handles gone
+        # A callback that was running when the context was shut down found its handles gone: an end, but not a silent one.
+        print(f"{node.get_name() if node else 'node'}: interrupted in a callback: {error!r}", file=sys.stderr)
+        return 0
     finally:
         if node is not None:
             node.destroy_node()
