@@ -46,6 +46,8 @@ setup(
         "mujoco>=3.3",
         "pin>=3.3",
         "coal>=3.0",
+        "ruckig>=0.14",
+        "daqp>=0.8",
         "cyclonedds>=11.0",
         "rosbags>=0.11",
         "mcap>=1.2",

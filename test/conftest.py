@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 
@@ -18,6 +19,11 @@ def free_domain() -> int:
         return domain
     raise RuntimeError("no free ROS domain in 1..100; end other tests first")
 
+
+# A background job (`make test &`, some CI runners) starts with SIGINT ignored, and so would every process that a test
+# starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["ROS_DOMAIN_ID"] = str(free_domain())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

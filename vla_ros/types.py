@@ -5,6 +5,7 @@ Times are seconds on the ROS clock (float64), angles rad, lengths m. Arrays are 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -14,7 +15,11 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
-JOINT_POSITION = "joint_position"
+# Semantics of a chunk's rows. Deltas are from row to row, the first from the command at admission.
+JOINT_POSITION = "joint_position"  # [n] rad
+JOINT_DELTA = "joint_delta"  # [n] rad
+TIP_POSE = "tip_pose"  # [7] per tip: x, y, z m and quaternion x, y, z, w, base frame
+TIP_DELTA = "tip_delta"  # [6] per tip: translation m and rotation vector rad, base frame's axes
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,23 @@ class SafeCommand:
     velocity: Array  # [n] rad/s, of the command
     policy_version: int = 0
     episode_id: str = ""
+    off_path: float = 0.0  # rad, largest distance of a joint's command from the policy's path
+    speed_cap: float = 1.0  # bound of path_speed by people and reduced-speed mode
+    tip_speed: float = 0.0  # m/s, of the fastest end effector
+    torque_share: float = 0.0  # largest |torque| over its limit along the stop from here
+    clearance: float = math.nan  # m, least distance to the arm itself or the world along the stop from here
+    nearest: str = ""  # the pair "link~object" that `clearance` belongs to
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A body that the arm must not touch."""
+
+    name: str
+    shape: str  # box | sphere | cylinder
+    size: tuple[float, ...]  # m; box: x, y, z edges; sphere: diameter; cylinder: diameter, height along z
+    position: tuple[float, float, float]  # m, base frame
+    quaternion: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)  # x, y, z, w
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,12 @@ def safety_message(value: SafeCommand, joints: tuple[str, ...], counters: Counte
         rejected_chunks=counters.rejected_chunks,
         policy_version=int(value.policy_version),
         episode_id=value.episode_id,
+        off_path=float(value.off_path),
+        speed_cap=float(value.speed_cap),
+        tip_speed=float(value.tip_speed),
+        torque_share=float(value.torque_share),
+        clearance=float(value.clearance),
+        nearest=value.nearest,
     )
 
 
