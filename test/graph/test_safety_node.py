@@ -230,6 +230,16 @@ def test_estop_topic_and_service(driver: Driver) -> None:
     driver.until(SafetyState.LATCHED, "estop_service")
 
 
+def test_a_stop_that_no_driver_acknowledges_is_an_error(driver: Driver) -> None:
+    """This driver offers no services; the arm is stopped by the commands alone, and a reset has nothing to take back."""
+    assert driver.call("/safety/estop").success
+    missing = "stop not acknowledged by /controller_manager/switch_controller: no server within 0.5 s"
+    spin_until(driver.executor_, lambda: missing in driver.status.get("message", ""), missing, 6.0)
+    assert driver.status["level"] == "2"
+    driver.reset()
+    driver.until(SafetyState.RUN)
+
+
 def test_a_second_publisher_of_commands_latches(driver: Driver) -> None:
     intruder = rclpy.create_node("intruder")
     intruder.create_publisher(Float64MultiArray, CONTRACT.control.command_topic, 1)

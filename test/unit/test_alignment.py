@@ -46,9 +46,7 @@ def test_a_set_has_the_contracts_size_and_the_closest_joint_state() -> None:
 def test_the_order_of_arrival_does_not_matter(order: list[str]) -> None:
     aligner = Aligner(TWO)
     aligner.joints(joints(0.995))
-    results = [
-        aligner.joints(joints(1.0, 1)) if name == "joints" else aligner.image(name, 1.0, frame()) for name in order
-    ]
+    results = [aligner.joints(joints(1.0, 1)) if name == "joints" else aligner.image(name, 1.0, frame()) for name in order]
     assert [r is not None for r in results] == [False, False, True]
     assert results[2] is not None
     assert results[2].joints.position[0] == 1

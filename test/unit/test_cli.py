@@ -76,8 +76,7 @@ def test_debug_variable_adds_the_traceback(capsys: pytest.CaptureFixture[str], m
 
 def test_table_alone_imports_nothing_heavy() -> None:
     code = (
-        "import sys, vla_ros.cli.__main__ as m; m.overview();"
-        "print([n for n in ('rclpy', 'torch', 'numpy') if n in sys.modules])"
+        "import sys, vla_ros.cli.__main__ as m; m.overview();print([n for n in ('rclpy', 'torch', 'numpy') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -89,9 +88,7 @@ def test_broken_pipe_is_quiet() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "words", [["cell"], ["cell.launch.yaml"], ["vla_ros", "cell.launch.yaml"], ["vla_ros", "cell"]]
-)
+@pytest.mark.parametrize("words", [["cell"], ["cell.launch.yaml"], ["vla_ros", "cell.launch.yaml"], ["vla_ros", "cell"]])
 def test_launch_finds_files_of_the_package(words: list[str]) -> None:
     file, given = launch.split_words([*words, "robot:=panda", "store:=a:=b"])
     assert file == share() / "launch" / "cell.launch.yaml"
@@ -106,9 +103,7 @@ def test_shipped_launch_files_start_only_nodes_that_exist(
     required = re.findall(r"^  (\w+) \(required", capsys.readouterr().out, re.MULTILINE)
     assert cli.main(["launch", "--dry-run", str(file), *(f"{name}:=/{name}" for name in required)]) == 0
     started = re.findall(r"^\[(\w+)-\d+\] .* exec (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert {"safety_node", "policy_node", "progress_node", "camera_node", "trainer_node"} <= {
-        name for _, name in started
-    }
+    assert {"safety_node", "policy_node", "progress_node", "camera_node", "trainer_node"} <= {name for _, name in started}
     for label, executable in started:
         assert label == executable
         assert (share() / "scripts" / executable).is_file(), f"{executable} has no script for ros2 run"
@@ -155,9 +150,7 @@ def test_fill_sets_nested_fields_and_arrays() -> None:
     from geometry_msgs.msg import PoseArray
     from sensor_msgs.msg import JointState
 
-    poses = message_yaml.fill(
-        PoseArray(), "{header: {frame_id: base, stamp: {sec: 3}}, poses: [{position: {x: 1, y: 2.5}}, {}]}"
-    )
+    poses = message_yaml.fill(PoseArray(), "{header: {frame_id: base, stamp: {sec: 3}}, poses: [{position: {x: 1, y: 2.5}}, {}]}")
     assert (poses.header.frame_id, poses.header.stamp.sec, len(poses.poses)) == ("base", 3, 2)
     assert (poses.poses[0].position.x, poses.poses[0].position.y, poses.poses[1].orientation.w) == (1.0, 2.5, 1.0)
     joints = message_yaml.fill(JointState(), "{name: [a], position: [1, 2]}")
@@ -186,9 +179,7 @@ def test_fill_refuses_what_does_not_fit(text: str, message: str) -> None:
 
 
 def test_rate_report() -> None:
-    assert rate_report(deque([0.1, 0.1, 0.2])) == (
-        "average rate: 7.500\n\tmin: 0.100s max: 0.200s std dev: 0.04714s window: 4"
-    )
+    assert rate_report(deque([0.1, 0.1, 0.2])) == ("average rate: 7.500\n\tmin: 0.100s max: 0.200s std dev: 0.04714s window: 4")
 
 
 def test_waiting_for_something_that_never_comes() -> None:

@@ -76,9 +76,7 @@ def test_constraints_pin_each_package_once_per_python(version: tuple[int, int]) 
 def test_make_help_and_setup_script_are_sound() -> None:
     assert subprocess.run(["bash", "-n", "scripts/setup.sh"], cwd=ROOT, check=False).returncode == 0
     assert subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=False).returncode == 0
-    shown = subprocess.run(
-        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("demo", "test", "check", "setup", "clean"):
         assert f"make {target} " in shown
     quick = subprocess.run(

@@ -147,10 +147,7 @@ def test_services_and_actions_have_rosidls_parts():
 
 def test_known_type_hashes_of_jazzy():
     assert type_hash("std_msgs/msg/String") == "RIHS01_df668c740482bbd48fb39d76a70dfd4bd59db1288021743503259e948f6b1a18"
-    assert (
-        type_hash("builtin_interfaces/msg/Time")
-        == "RIHS01_b106235e25a4c5ed35098aa0a61a3ee9c9b18d197f398b0e4206cea9acf9c197"
-    )
+    assert type_hash("builtin_interfaces/msg/Time") == "RIHS01_b106235e25a4c5ed35098aa0a61a3ee9c9b18d197f398b0e4206cea9acf9c197"
 
 
 def test_dds_names_and_types():

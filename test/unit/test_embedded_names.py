@@ -61,16 +61,12 @@ def test_remapping_is_by_full_name_node_and_kind():
 
 
 def test_arguments_end_where_they_should():
-    given = arguments.parse(
-        ["prog", "--own", "--ros-args", "--log-level", "debug", "--log-level", "a:=warn", "--", "tail"]
-    )
+    given = arguments.parse(["prog", "--own", "--ros-args", "--log-level", "debug", "--log-level", "a:=warn", "--", "tail"])
     assert given.remaining == ["prog", "--own", "tail"]
     assert given.log_levels == {"": "debug", "a": "warn"}
 
 
-@pytest.mark.parametrize(
-    "bad", [["-r"], ["-r", "x"], ["-p", "x"], ["--nope"], ["-p", "x:=[1"], ["--params-file", "/none"]]
-)
+@pytest.mark.parametrize("bad", [["-r"], ["-r", "x"], ["-p", "x"], ["--nope"], ["-p", "x:=[1"], ["--params-file", "/none"]])
 def test_wrong_arguments_are_refused(bad):
     with pytest.raises(VlaRosError):
         arguments.parse(["--ros-args", *bad])

@@ -77,6 +77,7 @@ class Recorder:
             "/safety/state", "vla_ros/msg/SafetyState", stamp, header=self.header(stamp), state=state, reason="",
             path_speed=1.0, active_constraints=list(active), joint_names=list(CONTRACT.joints), raw_command=HOME,
             command=HOME, ticks=0, missed_ticks=0, limited_ticks=0, rejected_chunks=0, policy_version=3, episode_id="e",
+            off_path=0.0, speed_cap=1.0, tip_speed=0.0, torque_share=0.0, clearance=0.1, nearest="",
         )  # fmt: skip
 
     def episode(self, skip_chunk: int = -1) -> None:

@@ -23,9 +23,7 @@ def write(folder: Path, text: str, name: str = "x.launch.yaml") -> Path:
 
 
 def launch(folder: Path, body: str, environment: dict[str, str] | None = None, **arguments: str) -> LaunchDescription:
-    return parse(
-        write(folder, "launch:\n" + body), arguments, environment if environment is not None else {"PATH": "/bin"}
-    )
+    return parse(write(folder, "launch:\n" + body), arguments, environment if environment is not None else {"PATH": "/bin"})
 
 
 def node_arguments(command: tuple[str, ...]) -> list[str]:
@@ -140,9 +138,7 @@ def test_groups_restore_what_they_changed_and_conditions_choose(tmp_path: Path) 
 
 
 def test_include_hands_arguments_down(tmp_path: Path) -> None:
-    inner = (
-        'launch:\n- arg: {name: who}\n- arg: {name: n, default: "2"}\n- executable: {cmd: echo $(var who) $(dirname)}\n'
-    )
+    inner = 'launch:\n- arg: {name: who}\n- arg: {name: n, default: "2"}\n- executable: {cmd: echo $(var who) $(dirname)}\n'
     (tmp_path / "sub").mkdir()
     write(tmp_path / "sub", inner, "inner.launch.yaml")
     body = "- include: {file: $(dirname)/sub/inner.launch.yaml, arg: [{name: who, value: me}]}\n"
@@ -305,8 +301,7 @@ def test_unknown_argument_lists_the_declared_ones(tmp_path: Path) -> None:
 def test_declared_arguments_are_found_without_values(tmp_path: Path) -> None:
     file = write(
         tmp_path,
-        "launch:\n- arg: {name: a}\n"
-        "- group: {if: $(var a), children: [{arg: {name: b, default: $(var a)}}]}\n",
+        "launch:\n- arg: {name: a}\n- group: {if: $(var a), children: [{arg: {name: b, default: $(var a)}}]}\n",
     )
     assert [(argument.name, argument.default) for argument in declared_arguments(file)] == [
         ("a", None),

@@ -56,9 +56,7 @@ def learner(tiny: Tiny, tmp_path: Path) -> Learner:
 
 def episodes(learner: Learner, folder: Path, version: int = 1) -> list[str]:
     policy = VlaPolicy(learner.model, learner.tokenizer)
-    return [
-        str(practice.record(folder / f"e{version}{k}.mcap", policy, version, text, seed=k)) for k, text in enumerate(TEXTS)
-    ]
+    return [str(practice.record(folder / f"e{version}{k}.mcap", policy, version, text, seed=k)) for k, text in enumerate(TEXTS)]
 
 
 def test_two_recorded_episodes_make_the_next_version(learner: Learner, tiny: Tiny, tmp_path: Path) -> None:

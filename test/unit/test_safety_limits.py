@@ -35,7 +35,7 @@ def test_overlay_tightens_only_what_it_names(tmp_path: Path) -> None:
     for limits in (Limits.load(CONTRACT, "panda", overlay), base.tightened(overlay)):
         assert (limits.lower[3], limits.upper[3]) == (-2.5, -0.5)
         assert limits.velocity[0] == pytest.approx(base.velocity[0] * 0.5)
-        assert limits.row_jump == 0.1
+        assert limits.row_jump == (0.1,) * 7
         assert limits.upper[0] == base.upper[0]
         assert limits.workspace == base.workspace
         assert str(overlay) in limits.source

@@ -41,6 +41,7 @@ COMMANDS = (
     Command("param", "vla_ros.cli.param", "list, get, set, dump", "look at the graph"),
     Command("service", "vla_ros.cli.service", "list, call", "look at the graph"),
     Command("action", "vla_ros.cli.action", "list, send_goal", "look at the graph"),
+    Command("safety", "vla_ros.cli.safety", "watch, estop, reset, state, limits, replay", "look at the graph"),
 )
 EXAMPLES = """\
 examples:

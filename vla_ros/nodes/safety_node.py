@@ -9,29 +9,45 @@ from __future__ import annotations
 import gc
 import os
 import time
+from typing import Any
 
+import numpy as np
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState as JointStateMsg
-from std_msgs.msg import Bool, Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray, Header
 from std_srvs.srv import Trigger
+from visualization_msgs.msg import MarkerArray
 
 from vla_ros.msg import ActionChunk as ActionChunkMsg
 from vla_ros.msg import SafetyState as SafetyStateMsg
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
+from vla_ros.nodes.driver_stop import INACTIVE, DriverStop, Stage
 from vla_ros.nodes.main import run
+from vla_ros.nodes.safety_inputs import SafetyInputs
+from vla_ros.nodes.safety_world import markers
 from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.stop import StopSpec
 from vla_ros.safety.filter import SafetyFilter
 from vla_ros.types import SafeCommand, SafetyMode
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 QUEUE = 5  # joint states and chunks that may wait while a tick is computed
 FRESH = 3  # control periods
 PRIORITY = -10  # nice value
 LEASE = 0.5  # s; a controller that asks for liveliness stops this long after the death of this process
 CHECK_PERIOD = 1.0  # s, between looks at who publishes commands
+HEARTBEAT = 0.02  # s, steady clock
+MARKERS = 0.1  # s
+REST = 0.5  # s of standing commands after which the driver is stopped even if the measured arm still moves
 STOP_TOPIC, STOP_SERVICE, SECOND = "estop_topic", "estop_service", "second_command_publisher"
 
 
@@ -44,6 +60,8 @@ class SafetyNode(Node):
         state_rate = self.declare_parameter("state_rate", 0.0).value
         # A driver that publishes joint states best effort needs false.
         reliable = self.declare_parameter("reliable", True).value
+        # s, DEADLINE asked of the joint states; 0 asks for none. A driver that offers no deadline would not be heard at all.
+        state_deadline = float(self.declare_parameter("state_deadline", 0.0).value)
         self.filter = SafetyFilter.for_robot(self.contract, *(name.strip() for name in files if name.strip()))
         self.period = 1.0 / self.contract.control.rate
         self._state_every = 1.0 / state_rate if state_rate > 0 else 0.0
@@ -56,20 +74,37 @@ class SafetyNode(Node):
 
         control = self.contract.control
         self.diagnostics = Diagnostics(self, "safety", self.contract.robot)
-        self.commands = self.create_publisher(Float64MultiArray, control.command_topic, self._command_qos())
+        self.commands = self.create_publisher(
+            Float64MultiArray, control.command_topic, self._command_qos(),
+            event_callbacks=PublisherEventCallbacks(deadline=self._missed("command_deadlines_missed")),
+        )  # fmt: skip
         self.states = self.create_publisher(SafetyStateMsg, "/safety/state", qos.STATUS)
-        profile = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=QUEUE,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
-        self.create_subscription(JointStateMsg, control.state_topic, self._on_joint_state, profile)
-        self.create_subscription(ActionChunkMsg, "/policy/chunk", self._on_chunk, QUEUE)
+        self.create_subscription(
+            JointStateMsg, control.state_topic, self._on_joint_state, _state_qos(reliable, state_deadline),
+            event_callbacks=SubscriptionEventCallbacks(
+                deadline=self._missed("state_deadlines_missed"), liveliness=self._lost("state_publishers_lost"),
+                incompatible_qos=self._on_incompatible,
+            ),
+        )  # fmt: skip
+        # A publisher that leases its liveliness is missed when the lease ends, any other when its participant's does (10 s).
+        self.create_subscription(
+            ActionChunkMsg, "/policy/chunk", self._on_chunk, QUEUE,
+            event_callbacks=SubscriptionEventCallbacks(liveliness=self._lost("chunk_publishers_lost")),
+        )  # fmt: skip
         self.create_subscription(Bool, "/estop", self._on_estop, 10)
         self.create_service(Trigger, "/safety/estop", self._on_estop_service)
-        self.create_service(Trigger, "/safety/reset", self._on_reset)
+        # A group of its own, as it waits for the driver while everything else goes on.
+        self.create_service(Trigger, "/safety/reset", self._on_reset, callback_group=ReentrantCallbackGroup())
+        self.inputs = SafetyInputs(self, self.contract, self.filter, self.diagnostics)
+        self.stop = DriverStop(self, StopSpec.load(self.contract), self.diagnostics)
+        self._fastest = float("nan")  # rad/s, of the measured joints
+        self._standing: float | None = None  # s, monotonic, since when a latched command stands
+        self.heartbeat = self.create_publisher(Header, "/safety/heartbeat", qos.LATEST)
+        self.markers = self.create_publisher(MarkerArray, "/safety/markers", qos.COMMAND)
         self.create_timer(self.period, self._watch, clock=steady)
         self.create_timer(CHECK_PERIOD, self._survey, clock=steady)
+        self.create_timer(HEARTBEAT, self._beat, clock=steady)
+        self.create_timer(MARKERS, self._show, clock=steady)
         self._come_first()
         gc.collect()
         gc.freeze()  # collections then look at what a tick allocates, not at the libraries
@@ -93,6 +128,30 @@ class SafetyNode(Node):
             liveliness_lease_duration=Duration(seconds=LEASE),
         )
 
+    def _missed(self, key: str) -> Any:
+        """A QoS event's callback that counts missed deadlines."""
+
+        def count(event: Any) -> None:
+            self.diagnostics.count(key, event.total_count_change)
+
+        return count
+
+    def _lost(self, key: str) -> Any:
+        """A QoS event's callback that counts publishers whose liveliness ended."""
+
+        def count(event: Any) -> None:
+            if event.alive_count_change < 0:
+                self.diagnostics.count(key, -event.alive_count_change)
+                self.get_logger().warning(f"{key}: {event.alive_count} left", throttle_duration_sec=1.0)
+
+        return count
+
+    def _on_incompatible(self, event: Any) -> None:
+        policy = getattr(event.last_policy_kind, "name", event.last_policy_kind)
+        text = f"{self.contract.control.state_topic}: its publisher does not offer what is asked for: {policy}"
+        self.diagnostics.fault("state_qos", f"{text}; see the parameters state_deadline and reliable")
+        self.get_logger().error(text)
+
     def _now(self) -> float:
         return float(self.get_clock().now().nanoseconds) * 1e-9
 
@@ -102,6 +161,8 @@ class SafetyNode(Node):
         # A fresh joint state is answered for its own instant: the clock's message may have overtaken it by a period, and
         # would make this tick count as a missed one and swallow the next.
         now = self._now()
+        self._fastest = float(np.abs(state.velocity).max()) if len(state.velocity) else float("nan")
+        self.inputs.tick(now)
         sent = self.filter.tick(state.stamp if 0.0 <= now - state.stamp <= FRESH * self.period else now, state)
         if sent is not None:
             self._heard = self._silence_clock.now().nanoseconds
@@ -114,7 +175,10 @@ class SafetyNode(Node):
         silent = (self._silence_clock.now().nanoseconds - self._heard) * 1e-9
         if silent <= self.filter.limits.state_silence:
             return
-        sent = self.filter.tick(self._now(), None)
+        now = self._now()
+        self._fastest = float("nan")
+        self.inputs.tick(now)
+        sent = self.filter.tick(now, None)
         if sent is not None:
             self._send(sent)
 
@@ -127,11 +191,34 @@ class SafetyNode(Node):
         if shown != self._shown or not 0.0 <= sent.stamp - self._shown_at < self._state_every:
             self._shown, self._shown_at = shown, sent.stamp
             self.states.publish(convert.safety_message(sent, self.contract.joints, self.filter.counters))
+        self.stop.tick(self._rests(sent))
+
+    def _rests(self, sent: SafeCommand) -> bool:
+        """Latched and come to rest; an arm that does not follow a standing command any more is not waited for."""
+        if sent.mode != SafetyMode.LATCHED or sent.velocity.any():
+            self._standing = None
+            return False
+        now = time.monotonic()
+        self._standing = now if self._standing is None else self._standing
+        return self._fastest <= np.max(self.filter.limits.standstill) or now - self._standing > REST
+
+    def _beat(self) -> None:
+        """For whoever guards the drives: this process and its control loop are alive."""
+        self.heartbeat.publish(Header(stamp=self.get_clock().now().to_msg(), frame_id=self.filter.mode.name))
+        self.stop.tick(rest=False)  # its time limits hold without control ticks, too
+
+    def _show(self) -> None:
+        if not self.markers.get_subscription_count():
+            return
+        limits, world = self.filter.limits, self.inputs.world
+        obstacles = [*limits.world.values(), *world.obstacles.values()]
+        stamp = self.get_clock().now().to_msg()
+        self.markers.publish(markers(world.frame, stamp, limits, obstacles, self.filter.mode, self.filter.reason))
 
     def _on_chunk(self, message: ActionChunkMsg) -> None:
         now = self._now()
         chunk = convert.chunk(message)
-        reason = self.filter.submit(chunk, now)
+        reason = INACTIVE if self.stop.stage is Stage.RESUMING else self.filter.submit(chunk, now)
         self.diagnostics.count("chunks", rate=True)
         if reason:
             self.diagnostics.count(f"rejected_{reason.split(':')[0]}")
@@ -150,8 +237,13 @@ class SafetyNode(Node):
         response.success, response.message = True, "latched; clear the cause, then call /safety/reset"
         return response
 
-    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """The filter first, which takes its commands to where the arm is; then the driver; only then chunks."""
+        await self.stop.settled()
         response.success, response.message = self.filter.reset()
+        if response.success and (failed := await self.stop.resume()):
+            self.filter.estop(INACTIVE)
+            response.success, response.message = False, failed
         self.get_logger().info(f"reset: {response.message}")
         return response
 
@@ -174,6 +266,8 @@ class SafetyNode(Node):
 
     def _report(self) -> None:
         safety, counters = self.filter, self.filter.counters
+        self.inputs.report()
+        self.diagnostics.set("driver", self.stop.stage.value)
         if not safety.seeded:
             expected = f"sensor_msgs/JointState with {', '.join(self.contract.joints)}"
             self.diagnostics.fault(
@@ -188,6 +282,14 @@ class SafetyNode(Node):
             values[key] = str(getattr(counters, key))
         for key, value in values.items():
             self.diagnostics.set(key, value)
+
+
+def _state_qos(reliable: bool, deadline: float) -> QoSProfile:
+    reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+    profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=QUEUE, reliability=reliability)
+    if deadline > 0.0:
+        profile.deadline = Duration(seconds=deadline)
+    return profile
 
 
 def main(args: list[str] | None = None) -> int:

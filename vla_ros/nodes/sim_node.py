@@ -7,10 +7,12 @@ it waits, so nothing needs a lock. The node makes the clock and therefore never 
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
 import rclpy
+from action_msgs.srv import CancelGoal
 from builtin_interfaces.msg import Time
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import SingleThreadedExecutor
@@ -26,18 +28,24 @@ from vla_ros.errors import VlaRosError
 from vla_ros.msg import TrueOutcome
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
-from vla_ros.nodes.interfaces import message_class
+from vla_ros.nodes.interfaces import message_class, service_class
 from vla_ros.nodes.main import run
 from vla_ros.nodes.sim_pace import Pace
 from vla_ros.robots.contract import RobotContract
+from vla_ros.safety.limits import Limits
 from vla_ros.sim import render
 from vla_ros.sim.cell import Cell
+from vla_ros.sim.driver import Driver
 from vla_ros.sim.model import LARGEST_PICTURE
 from vla_ros.sim.tasks import Scene, sample_scene
-from vla_ros.sim.trajectory import JointTarget, checked, ordered
+from vla_ros.sim.trajectory import checked, ordered
 from vla_ros.srv import ResetCell
 
-TRAJECTORY_TOPIC = "/joint_trajectory_controller/joint_trajectory"
+TRAJECTORY_CONTROLLER = "joint_trajectory_controller"
+TRAJECTORY_TOPIC = f"/{TRAJECTORY_CONTROLLER}/joint_trajectory"
+TRAJECTORY_CANCEL = f"/{TRAJECTORY_CONTROLLER}/follow_joint_trajectory/_action/cancel_goal"
+SWITCH_SERVICE, SWITCH_TYPE = "/controller_manager/switch_controller", "controller_manager_msgs/srv/SwitchController"
+TOLERANCE = 0.15  # rad per joint: further from where the arm holds, no new stream of commands is taken up
 OVERVIEW = (480, 640)  # px, height and width of the spectators' camera, which is no part of the contract
 CLEARANCE = 0.055  # m, rod to block centre: a block laid out closer would overlap the rod
 
@@ -50,6 +58,7 @@ class SimNode(Node):
         seed = int(self.declare_parameter("seed", 0).value)
         factor = float(self.declare_parameter("real_time_factor", 1.0).value)
         timeout = float(self.declare_parameter("lockstep_timeout", 2.0).value)
+        command_timeout = float(self.declare_parameter("command_timeout", 0.1).value)  # s, a stream is dead after it
         rate = float(self.declare_parameter("camera_rate", 0.0).value) or self.contract.observation.rate
         self.size = _size(list(self.declare_parameter("camera_size", [128, 128]).value))
         awaited = [entry for entry in self.declare_parameter("lockstep_topics", [""]).value if entry]
@@ -60,10 +69,14 @@ class SimNode(Node):
             raise VlaRosError(f"parameter camera_rate: found {rate}, expected a divisor of {1 / self.period:g} Hz")
         self.ticks = self.commands = self.refused = 0
         self.following = False  # commands have come, so lock step may wait for them
+        self._dead = False
         self._own = SingleThreadedExecutor()  # served while the loop waits
         self.pace = Pace(self, self._own, _factor(factor), timeout)
         self.cell = Cell(self.contract)
-        self.target = JointTarget(self.cell.joint_state().position)
+        limits = Limits.load(self.contract)
+        self.driver = Driver(
+            self.cell.joint_state().position, limits.velocity, limits.acceleration, self.period, command_timeout, TOLERANCE
+        )
         self._lay_out(sample_scene(self.cell.tasks, seed, keep_clear=self.contract.home_tip))
         self.cell.render(next(iter(self.contract.cameras)), self.size)  # missing OpenGL is known now
 
@@ -80,6 +93,7 @@ class SimNode(Node):
         self.create_subscription(Float64MultiArray, command, self._on_command, qos.COMMAND)
         self.create_subscription(JointTrajectory, TRAJECTORY_TOPIC, self._on_trajectory, qos.COMMAND)
         self.create_service(ResetCell, "/cell/reset", self._on_reset)
+        self._offer_controller_manager()
         self.answered = {entry.partition(" ")[0]: -math.inf for entry in awaited}  # topic -> newest stamp [s]
         for entry in awaited:
             self._listen(entry)
@@ -113,7 +127,8 @@ class SimNode(Node):
             self._lock_step(before, self.cell.time if frame else None)
         else:
             self.pace.until_due(self.period)
-        self.cell.set_command(self.target.at(self.cell.time + self.period))
+        self.cell.set_command(self.driver.advance(self.cell.time, time.monotonic()))
+        self._report_driver()
         self.cell.step(self.period)
         self.ticks += 1
         self.diagnostics.count("ticks", rate=True)
@@ -166,9 +181,53 @@ class SimNode(Node):
             )
         )  # fmt: skip
 
+    def _offer_controller_manager(self) -> None:
+        self.create_service(CancelGoal, TRAJECTORY_CANCEL, self._on_cancel)
+        try:
+            switch = service_class(SWITCH_TYPE)
+        except VlaRosError as error:
+            self.get_logger().info(f"{SWITCH_SERVICE} is not offered: {error}")
+        else:
+            self.create_service(switch, SWITCH_SERVICE, self._on_switch)
+
+    def _on_cancel(self, request: CancelGoal.Request, response: CancelGoal.Response) -> CancelGoal.Response:
+        self.driver.cancel()
+        return response
+
+    def _on_switch(self, request: Any, response: Any) -> Any:
+        """As ros2_control's controller manager: the position controller follows commands only while it is active."""
+        controller = self.contract.control.command_topic.split("/")[1]
+        names = {*request.activate_controllers, *request.deactivate_controllers}
+        response.ok = names <= {controller, TRAJECTORY_CONTROLLER}
+        if not response.ok:
+            self.get_logger().error(f"switch_controller: found {sorted(names)}, expected {controller}")
+            return response
+        if TRAJECTORY_CONTROLLER in request.deactivate_controllers:
+            self.driver.cancel()
+        if controller in names:
+            self.driver.switch(controller in request.activate_controllers)
+            self.get_logger().info(f"{controller} is {'active' if self.driver.active else 'inactive'}")
+        return response
+
+    def _report_driver(self) -> None:
+        driver = self.driver
+        if driver.dead != self._dead:
+            self._dead = driver.dead
+            if driver.dead and driver.active:
+                topic = self.contract.control.command_topic
+                silence = f"{topic}: no command for {driver.timeout:g} s; braked by itself"
+                self.get_logger().error(silence)
+                self.diagnostics.count("command_timeouts")
+                self.diagnostics.fault("driver", f"{silence} and resumes with commands within {TOLERANCE:g} rad of its place")
+            else:
+                self.diagnostics.clear("driver")
+        state = "inactive" if not driver.active else "dead" if driver.dead else "active"
+        self.diagnostics.set("controller", state)
+        self.diagnostics.set("unheeded_commands", driver.refused)
+
     def _on_command(self, message: Float64MultiArray) -> None:
         try:
-            self.target.set_position(checked(message.data, len(self.contract.joints)))
+            self.driver.command(checked(message.data, len(self.contract.joints)), time.monotonic())
         except VlaRosError as error:
             self._refuse(error)
             return
@@ -180,7 +239,7 @@ class SimNode(Node):
         try:
             rows = [ordered(p.positions, list(message.joint_names), joints) for p in message.points]
             due = [start + convert.seconds(p.time_from_start) for p in message.points]
-            self.target.set_trajectory(now, due, rows)
+            self.driver.trajectory(now, due, rows)
         except VlaRosError as error:
             self._refuse(error)
             return

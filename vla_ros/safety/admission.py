@@ -2,71 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isfinite
 
 import numpy as np
 
 from vla_ros.safety.limits import Limits
-from vla_ros.types import JOINT_POSITION, ActionChunk
+from vla_ros.safety.semantics import Rows
+from vla_ros.types import JOINT_DELTA, TIP_DELTA, ActionChunk, Array
 
 MAX_ROWS = 10_000  # a bound on memory, far above any chunk or homing motion
+SCRIPTED = 0  # policy version of scripted motions, which are always known
+RESOLUTION = 1e-4  # s; rows that are closer to each other, or to the present, are not told apart
+NOTHING: Array = np.empty(0)
 
 
 def admit(
-    chunk: ActionChunk, limits: Limits, command: Sequence[float], now: float, newest: float
-) -> tuple[str, list[float], list[list[float]]]:
-    """Checks one chunk; the rejected reasons are `semantics`, `joint_names`, `shape`, `non_finite`, `period`,
-    `not_monotonic`, `too_old`, `too_far_ahead`, `position_limit:<joint>`, `row_jump:<joint>`.
+    chunk: ActionChunk,
+    limits: Limits,
+    rows: Rows,
+    command: Sequence[float],
+    now: float,
+    newest: float,
+    versions: Collection[int] | None = None,
+) -> tuple[str, Array, Array]:
+    """Checks one chunk; the reasons to reject are `semantics`, `unknown_version`, `joint_names`, `shape`, `non_finite`,
+    `period`, `not_monotonic`, `too_old`, `too_far_ahead`, `quaternion`, `unreachable:<tip>`, `position_limit:<joint>`,
+    `row_jump:<joint>`.
 
     Args:
         chunk: as it came.
-        limits: of the arm; joint_names may be any permutation of its joints.
+        limits: of the arm; joint_names may be any permutation of its joints (or of the tips).
+        rows: what turns other semantics into joint positions.
         command: [n] rad, the last command.
         now: s.
         newest: s, stamp of the newest observation that an accepted chunk answered; 0 if none.
+        versions: policy versions that may move the arm; None: any.
 
     Returns:
-        reason ('' when accepted), due times [K] s and rows [K][n] rad of the rows that are not late.
+        reason ('' when accepted), due times [K] s and joint positions [K, n] rad of the rows that are not late.
     """
-    rows = chunk.rows
-    n = len(limits.joints)
-    if chunk.semantics != JOINT_POSITION:
-        return "semantics", [], []
-    if len(chunk.joint_names) != n or set(chunk.joint_names) != set(limits.joints):
-        return "joint_names", [], []
-    if rows.ndim != 2 or not 1 <= rows.shape[0] <= MAX_ROWS or rows.shape[1] != n:
-        return "shape", [], []
+    names = rows.names(chunk.semantics)
+    if not names:
+        return "semantics", NOTHING, NOTHING
+    if versions is not None and chunk.policy_version != SCRIPTED and chunk.policy_version not in versions:
+        return "unknown_version", NOTHING, NOTHING
+    if len(chunk.joint_names) != len(names) or set(chunk.joint_names) != set(names):
+        return "joint_names", NOTHING, NOTHING
+    values = chunk.rows
+    if values.ndim != 2 or not 1 <= len(values) <= MAX_ROWS or values.shape[1] != rows.width(chunk.semantics):
+        return "shape", NOTHING, NOTHING
     if not (isfinite(chunk.stamp) and isfinite(chunk.period) and isfinite(chunk.observation_stamp)):
-        return "non_finite", [], []
-    if not np.isfinite(rows).all():
-        return "non_finite", [], []
-    if chunk.period <= 0.0:
-        return "period", [], []
+        return "non_finite", NOTHING, NOTHING
+    if not np.isfinite(values).all():
+        return "non_finite", NOTHING, NOTHING
+    if chunk.period < RESOLUTION:
+        return "period", NOTHING, NOTHING
     if chunk.observation_stamp > 0.0:
         if chunk.observation_stamp < newest:
-            return "not_monotonic", [], []
+            return "not_monotonic", NOTHING, NOTHING
         if now - chunk.observation_stamp > limits.chunk_age:
-            return "too_old", [], []
-    due = [chunk.stamp + k * chunk.period for k in range(rows.shape[0])]
-    first = next((k for k, time in enumerate(due) if time > now), len(due))
-    if first == len(due):
-        return "too_old", [], []
+            return "too_old", NOTHING, NOTHING
+    with np.errstate(over="ignore"):  # infinity is too far ahead
+        due: Array = np.asarray(chunk.stamp + chunk.period * np.arange(len(values)), np.float64)
+    first = int(np.searchsorted(due, now + RESOLUTION, side="right"))
+    # The sum of a delta with one that is too late to be driven is a place the policy did not mean.
+    if first == len(due) or (first and chunk.semantics in (JOINT_DELTA, TIP_DELTA)):
+        return "too_old", NOTHING, NOTHING
     if max(chunk.period, due[first] - now) > limits.chunk_lead or due[-1] - now > limits.chunk_horizon:
-        return "too_far_ahead", [], []
-    order = [chunk.joint_names.index(name) for name in limits.joints]
-    kept: list[list[float]] = rows[first:, order].tolist()
-    reason = _check_rows(kept, limits, command)
-    return (reason, [], []) if reason else ("", due[first:], kept)
+        return "too_far_ahead", NOTHING, NOTHING
+    reason, positions = rows.joint_positions(chunk, command)
+    positions = positions[first:]
+    reason = reason or _check_rows(positions, limits, command)
+    return (reason, NOTHING, NOTHING) if reason else ("", due[first:], positions)
 
 
-def _check_rows(rows: list[list[float]], limits: Limits, command: Sequence[float]) -> str:
-    before: Sequence[float] = command
-    for row in rows:
-        for name, q, last, low, high in zip(limits.joints, row, before, limits.lower, limits.upper, strict=True):
-            if not low <= q <= high:
-                return f"position_limit:{name}"
-            if abs(q - last) > limits.row_jump:
-                return f"row_jump:{name}"
-        before = row
-    return ""
+def _check_rows(rows: Array, limits: Limits, command: Sequence[float]) -> str:
+    outside = (rows < limits.lower) | (rows > limits.upper)
+    if outside.any():
+        return f"position_limit:{limits.joints[int(outside.any(axis=0).argmax())]}"
+    jumps = (abs(np.diff(rows, axis=0, prepend=np.asarray(command)[None])) > limits.row_jump).any(axis=0)
+    return f"row_jump:{limits.joints[int(jumps.argmax())]}" if jumps.any() else ""

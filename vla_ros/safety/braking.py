@@ -1,60 +1,71 @@
-"""Discrete-time braking distance of one joint: the invariant that keeps position, velocity and acceleration limits
-together.
+"""The jerk-limited stop of one joint: the invariant that keeps position, velocity, acceleration and jerk limits together.
 
-A control tick of length dt sets the velocity v' of the next command, q' = q + v' dt. After it the joint can lose a dt
-of speed per tick, so it still travels
+A state (q, v, a) is viable when the fastest stop from it (the acceleration goes at full jerk to a peak, is held, and
+goes back to zero together with the velocity) stays inside all limits. A command that leads to a viable state can always
+be followed by the stop from there, which is viable all along: so all limits hold at once, whatever comes in.
 
-    D(v') = v' dt + (v' - a dt) dt + (v' - 2 a dt) dt + ...        while the velocity is positive.
-
-With u = v' / (a dt) and n = floor(u): D = a dt² (u (n + 1) - n (n + 1) / 2), continuous, monotone and piecewise
-linear, hence invertible in closed form. v' is viable iff D(v') <= room to the limit. Because D(v) = v dt + D(max(v - a
-dt, 0)), braking with a keeps a viable joint viable: position and acceleration limits hold at once, whatever comes in.
+Time is continuous here and commands are samples of it. A third difference of samples is a weighted mean of the jerk
+between them, likewise the second of the acceleration and the first of the velocity, so the limits hold for what a
+controller sees, too.
 """
 
 from __future__ import annotations
 
 from math import sqrt
 
+GUARD = 1e-6  # share of acceleration and jerk (and velocity) that stops and motions leave to rounding
 
-def stopping_distance(velocity: float, acceleration: float, dt: float) -> float:
-    """Distance [m or rad] covered from this tick to standstill when the tick moves with `velocity` >= 0 and braking
-    follows.
-
-    Args:
-        velocity: rad/s, of the coming tick.
-        acceleration: rad/s², the braking limit, > 0.
-        dt: s, the control period.
-    """
-    step = acceleration * dt
-    u = velocity / step
-    n = int(u)
-    return step * dt * (u * (n + 1) - 0.5 * n * (n + 1))
+State = tuple[float, float, float]  # rad, rad/s, rad/s²
+Stop = tuple[float, float, float, float]  # jerk of the first phase [rad/s³] (0, then its opposite, follow), times [s]
 
 
-def viable_velocity(room: float, acceleration: float, dt: float) -> float:
-    """Largest velocity [rad/s] of the coming tick after which the joint still stops within `room` [rad]; 0 if there is
-    none."""
-    if room <= 0.0:
-        return 0.0
-    step = acceleration * dt
-    scaled = room / (step * dt)
-    n = int(0.5 * (sqrt(1.0 + 8.0 * scaled) - 1.0))
-    return step * (scaled + 0.5 * n * (n + 1)) / (n + 1)
+def stop(velocity: float, acceleration: float, most: float, jerk: float) -> Stop:
+    """The fastest stop from `velocity` [rad/s] and `acceleration` [rad/s²] with |a| <= most and |da/dt| <= jerk."""
+    v, a, first = velocity, acceleration, -jerk
+    if v + 0.5 * a * abs(a) / jerk < 0.0:  # the velocity that taking the acceleration back would leave
+        v, a, first = -v, -a, jerk
+    peak = sqrt(max(jerk * v + 0.5 * a * a, 0.0))
+    if peak <= most:
+        return first, max((a + peak) / jerk, 0.0), 0.0, peak / jerk
+    return first, (a + most) / jerk, (v + (0.5 * a * a - most * most) / jerk) / most, most / jerk
 
 
-def brake(velocity: float, acceleration: float, dt: float) -> float:
-    """Velocity [rad/s] of the coming tick when braking as hard as allowed."""
-    step = acceleration * dt
-    if velocity > step:
-        return velocity - step
-    if velocity < -step:
-        return velocity + step
-    return 0.0
+def move(state: State, jerk: float, time: float) -> State:
+    """The state after `time` [s] with constant `jerk` [rad/s³]."""
+    q, v, a = state
+    change = jerk * time
+    return q + time * (v + time * (a / 2.0 + change / 6.0)), v + time * (a + change / 2.0), a + change
 
 
-def stopping_time(velocity: float, acceleration: float, dt: float) -> float:
-    """Time [s] from a command with `velocity` until the first command with velocity zero."""
-    step = acceleration * dt
-    speed = abs(velocity)
-    ticks = int(speed / step)
-    return dt * (ticks if speed <= ticks * step else ticks + 1)
+def along(state: State, plan: Stop, time: float) -> State:
+    """The state `time` [s] into the stop; exactly at rest from its end on."""
+    jerk, *times = plan
+    for phase, length in zip((jerk, 0.0, -jerk), times, strict=True):
+        if time < length:
+            return move(state, phase, time)
+        state = move(state, phase, length)
+        time -= length
+    return state[0], 0.0, 0.0
+
+
+def stretch(velocity: float, acceleration: float, plan: Stop) -> tuple[float, float]:
+    """How far the stop goes below and above its start [rad]: (<= 0, >= 0)."""
+    jerk, t1, t2, t3 = plan
+    a1 = acceleration + jerk * t1
+    v1 = velocity + t1 * (acceleration + 0.5 * jerk * t1)
+    v2 = v1 + a1 * t2
+    end = (
+        t1 * (velocity + t1 * (acceleration / 2.0 + jerk * t1 / 6.0))
+        + t2 * (v1 + 0.5 * a1 * t2)
+        + t3 * (v2 + t3 * (a1 / 2.0 - jerk * t3 / 6.0))
+    )
+    if velocity * jerk > 0.0:  # it first goes the other way, until the acceleration has turned it
+        turn = (abs(acceleration) - sqrt(max(acceleration * acceleration - 2.0 * jerk * velocity, 0.0))) / abs(jerk)
+        back = turn * (velocity + turn * (acceleration / 2.0 + jerk * turn / 6.0))
+        return min(back, end, 0.0), max(back, end, 0.0)
+    return min(end, 0.0), max(end, 0.0)
+
+
+def duration(plan: Stop) -> float:
+    """Time [s] to standstill."""
+    return plan[1] + plan[2] + plan[3]

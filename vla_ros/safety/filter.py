@@ -7,7 +7,10 @@ its executor. Times are seconds on one clock, which joint states and chunks are 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
+from operator import sub
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,16 @@ import numpy as np
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.safety.admission import admit
+from vla_ros.safety.arm import Arm
 from vla_ros.safety.follower import Follower
 from vla_ros.safety.limits import Limits
 from vla_ros.safety.path import ChunkPath
+from vla_ros.safety.semantics import Rows
 from vla_ros.safety.state_check import Measured, StateCheck
-from vla_ros.safety.workspace import Workspace
-from vla_ros.types import ActionChunk, JointState, SafeCommand, SafetyMode
+from vla_ros.types import ActionChunk, JointState, Obstacle, SafeCommand, SafetyMode
+
+STEADY, STEADY_FOR = 0.01, 0.1  # rad and s: joint states that commands may start from after a reset
+CREEP = 0.05  # path speed below which a refused motion counts as braking
 
 
 @dataclass
@@ -38,13 +45,20 @@ class Counters:
 class SafetyFilter:
     """RUN follows chunks; BRAKE decelerates; HELD stands and resumes with the next chunk; LATCHED stands until reset().
 
+    Braking keeps to the path where only the policy, a camera or a person is the cause; it takes the fastest stop of
+    every joint where the arm itself may be in trouble (joint states, tracking, e-stop).
+
     Args:
         limits: of the arm.
         rate: Hz, the control rate; every command is one period after the one before.
-        workspace: boxes for frames of the arm; None checks none.
+        arm: its geometry and dynamics; None checks no torque, distance, workspace or tip speed.
+        rows: what chunks mean; None: joint positions and deltas only.
+
+    Attributes:
+        known_versions: policy versions whose chunks are admitted; None admits any.
     """
 
-    def __init__(self, limits: Limits, rate: float, workspace: Workspace | None = None) -> None:
+    def __init__(self, limits: Limits, rate: float, arm: Arm | None = None, rows: Rows | None = None) -> None:
         if rate <= 0.0:
             raise VlaRosError(f"safety filter: rate: found {rate}, expected a positive number of Hz")
         self.limits = limits
@@ -56,9 +70,16 @@ class SafetyFilter:
         self._fault = "no_joint_state"  # of the last tick's input
         self._held_stops: set[str] = set()
         self._check = StateCheck(limits)
-        self._follower = Follower(limits, self.period, workspace)
+        self._arm = arm
+        self._rows = rows or Rows(limits.joints)
+        self._follower = Follower(limits, self.period, arm)
+        self.known_versions: set[int] | None = None
+        self._caps: dict[str, float] = {}  # of the path speed, by source
+        self._tip_limits: dict[str, float] = {}  # m/s, by source
+        self._watched: dict[str, tuple[float, float]] = {}  # source: (silence allowed, last heard) s
+        self._latched_at = 0.0
+        self._place, self._placed = [inf] * len(limits.joints), 0.0  # where the arm has been standing, and since when
         self._path: ChunkPath | None = None
-        self._path_time = 0.0
         self._lag = 0.0
         self._time = 0.0  # of the last tick
         self._next = 0.0  # when the next tick is due
@@ -70,8 +91,8 @@ class SafetyFilter:
     def for_robot(cls, contract: RobotContract, *files: str | Path) -> SafetyFilter:
         """The filter of a robot with its safety files (names or paths; none: config/safety/<robot>.yaml)."""
         limits = Limits.load(contract, *files)
-        workspace = Workspace(contract, limits.workspace) if limits.workspace else None
-        return cls(limits, contract.control.rate, workspace)
+        arm = Arm(contract, limits)
+        return cls(limits, contract.control.rate, arm, Rows(contract.joints, arm.model, contract.tips))
 
     @property
     def reason(self) -> str:
@@ -81,7 +102,7 @@ class SafetyFilter:
     @property
     def seeded(self) -> bool:
         """A valid joint state has come, so there is a command."""
-        return bool(self._follower.position)
+        return bool(self._follower.states)
 
     def stopping_time(self) -> float:
         """Time [s] from a stop ordered now to standstill of the command; 0 before the first joint state."""
@@ -94,7 +115,9 @@ class SafetyFilter:
         reason = "latched" if self.mode == SafetyMode.LATCHED else self._fault
         if not reason:
             start = max(now, self._time)
-            reason, due, rows = admit(chunk, self.limits, self._follower.position, start, self._newest)
+            reason, due, rows = admit(
+                chunk, self.limits, self._rows, self._follower.position, start, self._newest, self.known_versions
+            )
         self._rejection = reason
         if reason:
             self.counters.rejected_chunks += 1
@@ -103,10 +126,9 @@ class SafetyFilter:
         self.counters.accepted_chunks += 1
         self._newest = max(self._newest, chunk.observation_stamp)
         self._version, self._episode = chunk.policy_version, chunk.episode_id
-        self._path = ChunkPath(
-            [self._time, *due], [self._follower.position, *rows], self._follower.velocity, self.limits.settle
-        )
-        self._path_time, self._lag = self._time, 0.0
+        times = np.concatenate(((self._time,), due))
+        self._path = self._follower.take(times, rows, self.limits.settle, self._cap())
+        self._lag = self._path.delay
         return ""
 
     def tick(self, now: float, state: JointState | None) -> SafeCommand | None:
@@ -130,12 +152,14 @@ class SafetyFilter:
         elif time < self._time - self.limits.state_silence:
             fault = "clock_jump"
             self._newest = 0.0
-        elif time < self._next - 0.5 * self.period:
+        elif time < max(self._next, self._time + self.period) - 0.5 * self.period:
             return None
         elif time - self._time > self.limits.state_silence:
             fault = fault or "state_silence"
         self._advance_clock(time)
         self._measured = measured
+        if measured is not None and max(map(abs, map(sub, measured.position, self._place))) > STEADY:
+            self._place, self._placed = measured.position, time
         if measured is not None and not fault:
             fault = self._check.tracking(measured, self._follower.position)
             if fault.startswith("tracking_latch"):
@@ -156,8 +180,41 @@ class SafetyFilter:
         """The cause of a held stop is gone; the latch stays."""
         self._held_stops.discard(reason)
 
+    def set_world(self, obstacles: Sequence[Obstacle]) -> None:
+        """Replaces the obstacles that move; those of the safety files stay."""
+        if self._arm is not None:
+            self._arm.set_world(obstacles)
+            if self.seeded and not self._follower.moving:
+                self._arm.settle(self._follower.position)
+
+    def cap_speed(self, source: str, cap: float) -> None:
+        """Bounds the path speed, 0..1, in the name of `source`; 0 brakes on the path and holds, 1 removes the bound."""
+        if cap >= 1.0:
+            self._caps.pop(source, None)
+        else:
+            self._caps[source] = cap if cap >= 0.0 else 0.0  # so NaN stops, too
+
+    def _cap(self) -> float:
+        return min(self._caps.values(), default=1.0)
+
+    def limit_tip_speed(self, source: str, speed: float | None) -> None:
+        """Bounds the tips' speed [m/s] in the name of `source`; None removes the bound."""
+        self._tip_limits.pop(source, None)
+        if speed is not None:
+            self._tip_limits[source] = speed
+        if self._arm is not None:
+            self._arm.tip_limit = min([self.limits.tip_speed, *self._tip_limits.values()])
+
+    def watch(self, source: str, silence: float) -> None:
+        """Makes `source` a required input: the arm brakes when it was not heard for `silence` s."""
+        self._watched[source] = (silence, self._time)
+
+    def heard(self, source: str, now: float) -> None:
+        """`source` said something at `now` [s]."""
+        self._watched[source] = (self._watched[source][0], now)
+
     def reset(self) -> tuple[bool, str]:
-        """Operator's reset of the latch; refused while a cause persists or the arm moves.
+        """Operator's reset of the latch; refused while a cause persists, the arm moves, or too early.
 
         Returns:
             done, and what was done or why not. If the arm was moved by hand, the command starts from where it is now.
@@ -169,12 +226,18 @@ class SafetyFilter:
         measured = self._measured
         if measured is None or (self._fault and not self._fault.startswith("tracking")):
             return False, f"cause persists: {self._fault or 'no_joint_state'}"
-        fastest = max(range(len(measured.velocity)), key=lambda j: abs(measured.velocity[j]))
-        if self._follower.moving or abs(measured.velocity[fastest]) > self.limits.standstill:
+        still = self.limits.standstill
+        fastest = max(range(len(still)), key=lambda j: abs(measured.velocity[j]) / max(still[j], 1e-9))
+        if self._follower.moving or abs(measured.velocity[fastest]) > still[fastest]:
             name, speed = self.limits.joints[fastest], measured.velocity[fastest]
-            return False, f"the arm moves: {name} at {speed:.3f} rad/s, expected at most {self.limits.standstill:g}"
+            return False, f"the arm moves: {name} at {speed:.3f} rad/s, expected at most {still[fastest]:g}"
+        waited = self._time - self._latched_at
+        if 0.0 <= waited < self.limits.reset_after:
+            return False, f"cool-down: {waited:.2f} s since the latch, expected at least {self.limits.reset_after:g}"
         message = "reset"
         if self._fault:
+            if self._time - self._placed < STEADY_FOR:
+                return False, f"joint states jump: expected them steady for {STEADY_FOR:g} s before commands start there"
             self._follower.seed(measured.position)
             message = f"reset; the arm was away from its command ({self._fault}), commands start from where it is"
             self._fault = ""
@@ -200,7 +263,7 @@ class SafetyFilter:
     def _latch(self, reason: str) -> None:
         self._path = None
         if self.mode != SafetyMode.LATCHED:
-            self.mode, self._reason = SafetyMode.LATCHED, reason
+            self.mode, self._reason, self._latched_at = SafetyMode.LATCHED, reason, self._time
 
     def _stop(self, reason: str) -> None:
         self._path = None
@@ -212,40 +275,60 @@ class SafetyFilter:
         follower, path = self._follower, self._path
         if self._fault:
             self._stop(self._fault)
-        elif path is not None and self._silent(path, time):
-            self._stop("policy_silence")
+        raw: Sequence[float] = follower.position
+        active: list[str] = []
+        cap = self._cap()
         if path is not None and self._path is path:
             raw = path.asked(time)
-            speed, active = self._follow(path)
+            active = self._follow(path, time, cap)
         else:
-            follower.brake()
-            raw, speed, active = follower.position, 0.0, []
+            follower.stop()
             if self.mode == SafetyMode.BRAKE and not follower.moving:
                 self.mode = SafetyMode.HELD
         self.counters.ticks += 1
         self.counters.limited_ticks += bool(active)
+        verdict = follower.verdict
         return SafeCommand(
             stamp=time,
             mode=self.mode,
             reason=self._reason or self._rejection,
-            path_speed=speed,
+            path_speed=follower.speed,
             active=tuple(active),
             raw=np.array(raw),
             command=np.array(follower.position),
             velocity=np.array(follower.velocity),
             policy_version=self._version,
             episode_id=self._episode,
+            off_path=follower.off_path,
+            speed_cap=cap,
+            tip_speed=verdict.tip_speed,
+            torque_share=verdict.torque_share,
+            clearance=verdict.clearance,
+            nearest=verdict.nearest,
         )
 
-    def _silent(self, path: ChunkPath, time: float) -> bool:
-        return time > path.last_due + min(self._lag, self.limits.max_lag) + self.limits.policy_silence
+    def _follow(self, path: ChunkPath, time: float, cap: float) -> list[str]:
+        """One tick along the path: at the policy's pace, or braking on it."""
+        follower = self._follower
+        silent = self._silence(path, time)
+        reason = silent or (min(self._caps, key=self._caps.__getitem__) if cap <= 0.0 else "")
+        active = follower.follow(0.0 if reason else cap)
+        self._lag += (1.0 - follower.speed) * self.period
+        if not reason and follower.refused and follower.speed < CREEP:
+            reason = follower.refused
+        standing = follower.speed == 0.0 and not follower.moving
+        if not reason:
+            self.mode, self._reason = SafetyMode.RUN, ""
+        else:
+            self.mode, self._reason = SafetyMode.HELD if standing else SafetyMode.BRAKE, reason
+            if silent and standing:
+                self._path = None
+        return active
 
-    def _follow(self, path: ChunkPath) -> tuple[float, list[str]]:
-        self.mode, self._reason = SafetyMode.RUN, ""
-        here, there = path.at(self._path_time), path.at(self._path_time + self.period)
-        speed, active = self._follower.follow(here, there)
-        self._path_time += speed * self.period
-        self._lag += (1.0 - speed) * self.period
-        if active and active[-1].startswith("workspace:"):
-            self._stop(active[-1])
-        return speed, active
+    def _silence(self, path: ChunkPath, time: float) -> str:
+        """Who should have spoken; '' if nobody."""
+        for source, (allowed, heard) in self._watched.items():
+            if time - heard > allowed:
+                return f"silence:{source}"
+        last = path.raw_times[-1] + min(self._lag, self.limits.max_lag)
+        return "policy_silence" if time > last + self.limits.policy_silence else ""

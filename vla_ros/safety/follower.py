@@ -1,142 +1,301 @@
 """The command of each joint, one control tick at a time: along the policy's path where the limits let it, and never
 past them.
 
-For every tick, from any path: lower <= q <= upper, |dq/dt| <= velocity, |d²q/dt²| <= acceleration (differences of
-commands over the control period). The reference is the last command, not the measured state, so the limits hold for
-what is sent.
+Every command is viable (braking.py) and its stop touches nothing (arm.py); where no such command goes along the path,
+one tick of the last command's own stop is sent, which was found good before. So lower <= q <= upper, |dq/dt| <=
+velocity, |d²q/dt²| <= acceleration and |d³q/dt³| <= jerk hold for every tick, from any path (differences of commands
+over the control period). The reference is the last command, not the measured state, so the limits hold for what is sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import copysign, inf, sqrt
 
-from vla_ros.safety.braking import brake, stopping_distance, stopping_time, viable_velocity
+import numpy as np
+
+from vla_ros.safety import governor
+from vla_ros.safety.arm import Arm, Verdict
+from vla_ros.safety.braking import GUARD, State, along, duration, stop, stretch
 from vla_ros.safety.limits import Limits
-from vla_ros.safety.workspace import Workspace
+from vla_ros.safety.path import ChunkPath
+from vla_ros.types import Array
 
-GUARD = 1e-9  # rad kept to the position limits, so that rounding cannot cross them
-RETURN_SHARE = 0.5  # of the acceleration for coming back to the path; the rest is the path's own
+RETURN_SHARE = 0.4  # of acceleration and jerk for coming back to the path; the rest is the path's own
+POSITION_GAIN, VELOCITY_GAIN = 0.18, 0.46  # per tick; the fastest return: its three poles are at 0.61
+PATH_GAIN = 0.3  # per tick, of the path speed towards its target
+PATH_SHARE = 0.95  # of acceleration and jerk that the path speed's own change may use
+WAIT_FROM, WAIT_OVER = 0.004, 0.02  # rad off the path: from where on the path waits for the arm, and over what range
+# Of the acceleration limit that the start of a path may ask for; its first row comes later otherwise. 1 costs 5 to 40 % of
+# time where the limits are tight, without a limit the tip is twice as far off its path there.
+TAKEOVER = 2.5
+SLOWEST = 0.05  # path speed that a moving arm takes over with at least
+REST = (1e-7, 1e-5, 1e-2)  # rad off the path's end, rad/s, rad/s²: less is standstill
+NOTICE = 1e-6  # rad in a tick; less is no limit worth reporting
+HALVINGS = 8  # of the way between a command that is too much and one tick of the stop
+BACK_OFF = 0.8  # the path speed's ceiling after a refusal, as a share of it; comes back within RECOVERY
+RECOVERY = 0.3  # s
 
 
 class Follower:
-    """Position and velocity of the command, and the laws that move them.
+    """State of the command, and the laws that move it.
 
     Attributes:
-        position: [n] rad, the last command.
-        velocity: [n] rad/s, its speed over the last tick.
+        states: per joint (q rad, v rad/s, a rad/s²) of the last command.
+        refused: what the last tick's motion would have broken, '' if nothing.
+        off_path: rad, largest distance of a joint from the path.
+        verdict: on the last command that was accepted; a stop from it keeps what it says.
     """
 
-    def __init__(self, limits: Limits, dt: float, workspace: Workspace | None) -> None:
+    def __init__(self, limits: Limits, dt: float, arm: Arm | None) -> None:
         self._names = limits.joints
+        self._limit_names = governor.names(limits.joints)
         self._dt = dt
-        self._workspace = workspace
-        self._outside = 0.0
-        self.position: list[float] = []
-        self.velocity: list[float] = []
-        self._joints = [
-            # lower, upper, v, a, a dt, room beyond which the position limit cannot matter, a of the return, a dt² of it
-            (
-                low + GUARD, high - GUARD, v, a, a * dt, stopping_distance(v, a, dt) + v * dt,
-                RETURN_SHARE * a, RETURN_SHARE * a * dt * dt,
-            )
-            for low, high, v, a in zip(limits.lower, limits.upper, limits.velocity, limits.acceleration, strict=True)
-        ]  # fmt: skip
+        self._arm = arm
+        self.states: list[State] = []
+        self.off_path = 0.0
+        self.verdict = Verdict("", inf, "", 0.0, 0.0)
+        self.refused = ""
+        self._path: ChunkPath | None = None
+        self.time = 0.0  # s of path time
+        self.speed = 0.0
+        self._change = 0.0  # 1/s, of the path speed
+        self._ceiling = 1.0
+        self._velocity = np.array(limits.velocity) * (1.0 - GUARD)
+        self._acceleration = np.array(limits.acceleration) * (1.0 - GUARD)
+        self._jerk = np.array(limits.jerk) * (1.0 - GUARD)
+        self._torque = np.array(limits.torque)
+        self._bounds = list(zip(limits.lower, limits.upper, strict=True))
+        self._joints: list[tuple[float, ...]] = []
+
+    def _constants(self, position: Sequence[float]) -> list[tuple[float, ...]]:
+        dt = self._dt
+        rows: list[tuple[float, ...]] = []
+        for q, (low, high), v, a, j in zip(
+            position, self._bounds, self._velocity.tolist(), self._acceleration.tolist(), self._jerk.tolist(), strict=True
+        ):
+            # room beyond which the position limit cannot matter: a stop from full speed and two ticks
+            far = 0.5 * v * (v / a + a / j) + 2.0 * v * dt
+            back, lag = RETURN_SHARE * a, RETURN_SHARE * a * a / (2.0 * j)
+            # an arm that starts outside may not go further out
+            near = v - 3.0 * a * dt - a * a / (2.0 * j)  # below, the velocity limit cannot matter
+            rows.append((min(low + GUARD, q), max(high - GUARD, q), v, a, j, far, back, lag, RETURN_SHARE * j, near))
+        return rows
 
     def seed(self, position: Sequence[float]) -> None:
         """Starts at rest at `position` [n] rad."""
-        self.position = list(position)
-        self.velocity = [0.0] * len(self.position)
-        if self._workspace is not None:
-            self._outside = self._workspace.outside(self.position)[0]
+        self.states = [(q, 0.0, 0.0) for q in position]
+        self._joints = self._constants(position)
+        if self._arm is not None:
+            self._arm.settle(position)
+
+    @property
+    def position(self) -> list[float]:
+        """[n] rad, the last command."""
+        return [q for q, _, _ in self.states]
+
+    @property
+    def velocity(self) -> list[float]:
+        """[n] rad/s."""
+        return [v for _, v, _ in self.states]
 
     @property
     def moving(self) -> bool:
-        return any(self.velocity)
+        return any(v or a for _, v, a in self.states)
 
     def stopping_time(self) -> float:
-        """Time [s] that braking takes from here."""
-        return max(stopping_time(v, c[3], self._dt) for v, c in zip(self.velocity, self._joints, strict=True))
+        """Time [s] that the fastest stop takes from here."""
+        return max(duration(stop(v, a, c[3], c[4])) for (_, v, a), c in zip(self.states, self._joints, strict=True))
 
-    def brake(self) -> None:
-        """One tick of braking every joint as hard as its acceleration limit allows."""
-        dt = self._dt
-        for j, constants in enumerate(self._joints):
-            v = self.velocity[j] = brake(self.velocity[j], constants[3], dt)
-            self.position[j] += v * dt
+    def take(self, times: Array, rows: Array, settle: float, cap: float = 1.0) -> ChunkPath:
+        """Follows the path from the command through `rows` [K, n] rad, due at times[1:] s; times[0] is now.
 
-    def follow(self, here: Sequence[float], there: Sequence[float]) -> tuple[float, list[str]]:
-        """One tick from the path's point `here` towards `there`, one period further on [n] rad.
+        It begins at the policy's own pace, or, where `cap` or a refusal of late holds the arm back, at the present one.
+        """
+        cap = min(cap, self._ceiling)
+        speed = 1.0 if cap >= 1.0 else max(cap, min(self.speed, 1.0), SLOWEST if self.moving else 0.0)
+        velocity = np.array(self.velocity) / (speed or 1.0)
+        self._path = path = ChunkPath(times, np.vstack((self.position, rows)), velocity, settle, TAKEOVER * self._acceleration)
+        self._profile = governor.plan(path, self._velocity, self._acceleration, self._torque, self._arm)
+        self.time, self.speed, self._change = path.start, speed, 0.0
+        return path
 
-        The path speed is the largest in [0, 1] that keeps every joint inside its limits, so that all joints slow down
-        together and the path keeps its shape; a joint that cannot even then is limited on its own and returns to the
-        path.
+    def stop(self) -> None:
+        """One tick of the fastest stop, all joints on their own."""
+        if self.moving:
+            self.states = [self._stopped(state, joint) for state, joint in zip(self.states, self._joints, strict=True)]
+            if self._arm is not None and not self.moving:
+                self._arm.settle(self.position, anew=False)
+        self.speed = self._change = 0.0
+
+    def _stopped(self, state: State, joint: tuple[float, ...]) -> State:
+        """One tick of a joint's fastest stop."""
+        _, v, a = state
+        return along(state, stop(v, a, joint[3], joint[4]), self._dt) if v or a else state
+
+    def follow(self, cap: float) -> list[str]:
+        """One tick along the path, not faster than `cap` (0: braking on the path).
 
         Returns:
-            path speed, and the constraints "kind:joint" that changed the command.
+            the constraints "kind:name" that changed the command.
         """
+        assert self._path is not None
         dt = self._dt
-        speed, slowest, kind = 1.0, -1, ""
-        wanted = []
-        for j, (low, high, v_max, _, a_dt, far, a_back, a_back_dt2) in enumerate(self._joints):
-            q, v = self.position[j], self.velocity[j]
-            error = here[j] - q
-            if -a_back_dt2 <= error <= a_back_dt2:
-                back = error / dt
-            elif error > 0.0:
-                back = viable_velocity(error, a_back, dt)
-            else:
-                back = -viable_velocity(-error, a_back, dt)
-            most, most_kind = v + a_dt, "acceleration"
-            if most > v_max:
-                most, most_kind = v_max, "velocity"
-            if high - q < far and (bound := viable_velocity(high - q, self._joints[j][3], dt)) < most:
-                most, most_kind = bound, "position"
-            least, least_kind = v - a_dt, "acceleration"
-            if least < -v_max:
-                least, least_kind = -v_max, "velocity"
-            if q - low < far and (bound := -viable_velocity(q - low, self._joints[j][3], dt)) > least:
-                least, least_kind = bound, "position"
-            ahead = (there[j] - here[j]) / dt
-            if back + speed * ahead > most and ahead > 0.0:
-                speed, slowest, kind = max(0.0, (most - back) / ahead), j, most_kind
-            elif back + speed * ahead < least and ahead < 0.0:
-                speed, slowest, kind = max(0.0, (least - back) / ahead), j, least_kind
-            wanted.append((back, ahead, least, most, least_kind, most_kind))
-        active = [f"{kind}:{self._names[slowest]}"] if slowest >= 0 else []
-        return self._move(wanted, speed, active)
+        self.refused = ""
+        if cap <= 0.0 and self.off_path > WAIT_FROM:  # braking does not chase a path
+            self.stop()
+            return ["off_path"]
+        self._ceiling = min(1.0, self._ceiling + dt / RECOVERY)
+        here = self._path.at(self.time)
+        cap = min(cap, self._ceiling)
+        speed, change, active = self._advance(here, cap)
+        states, limited = self._candidate(here, speed, change)
+        if self._accept(states):
+            self._ran(speed, change)
+            return list(dict.fromkeys(active + limited))
+        refused = self.refused
+        self._ceiling = BACK_OFF * self.speed
+        speed, change, _ = self._advance(here, 0.0)
+        states, _ = self._candidate(here, speed, change)
+        if self._accept(states):
+            self._ran(speed, change)
+        else:
+            self.stop()
+        return [*active, refused]
 
-    def _move(
-        self, wanted: list[tuple[float, float, float, float, str, str]], speed: float, active: list[str]
-    ) -> tuple[float, list[str]]:
-        dt = self._dt
-        velocity = []
-        for j, (back, ahead, least, most, least_kind, most_kind) in enumerate(wanted):
-            v = back + speed * ahead
-            if v > most + 1e-9:
-                active.append(f"{most_kind}:{self._names[j]}")
-            elif v < least - 1e-9:
-                active.append(f"{least_kind}:{self._names[j]}")
-            if least > most:  # by an ulp, from rounding: braking meets every limit
-                velocity.append(brake(self.velocity[j], self._joints[j][3], dt))
-            else:
-                velocity.append(max(least, min(most, v)))
-        if self._workspace is not None and (where := self._leaves_workspace(velocity)):
-            self.brake()
-            return 0.0, [*active, f"workspace:{where}"]
-        self.velocity = velocity
-        self.position = [q + v * dt for q, v in zip(self.position, velocity, strict=True)]
-        return speed, list(dict.fromkeys(active))
+    def _ran(self, speed: float, change: float) -> None:
+        self.time += 0.5 * (self.speed + speed) * self._dt
+        self.speed, self._change = speed, change
 
-    def _leaves_workspace(self, velocity: Sequence[float]) -> str:
-        """Frame that would come to rest outside its box, further out than now; '' if none."""
-        assert self._workspace is not None
-        dt = self._dt
-        rest = [
-            q + (stopping_distance(v, c[3], dt) if v >= 0.0 else -stopping_distance(-v, c[3], dt))
-            for q, v, c in zip(self.position, velocity, self._joints, strict=True)
-        ]
-        depth, where = self._workspace.outside(rest)
-        if depth > max(self._outside, 0.0) + 1e-12:
-            return where
-        self._outside = depth
-        return ""
+    def _advance(self, here: tuple[list[float], list[float], list[float]], cap: float) -> tuple[float, float, list[str]]:
+        """Path speed at the end of the tick, its change [1/s], and what holds it below the policy's own."""
+        dt, speed = self._dt, self.speed
+        least, most, jerk = -inf, inf, inf
+        x = speed * speed
+        for (_, dq, ddq), (_, _, _, a_max, j_max, *_) in zip(zip(*here, strict=True), self._joints, strict=True):
+            if -1e-6 < dq < 1e-6:
+                continue
+            size = abs(dq)
+            room, used = PATH_SHARE * a_max / size, ddq * x / dq
+            least, most = max(least, -room - used), min(most, room - used)
+            jerk = min(jerk, PATH_SHARE * j_max / size)
+        allowed, tip, why = self._profile.at(self.time + speed * dt)
+        # what the path speed needs to follow a falling profile without trailing it
+        ahead, _, then = self._profile.at(self.time + speed * dt / PATH_GAIN)
+        if ahead < allowed:
+            allowed, why = ahead, then
+        active = [self._limit_names[why]] if allowed < min(1.0, cap) - 1e-3 else []
+        if self._arm is not None and tip * allowed > governor.TIP * self._arm.tip_limit:
+            allowed, active = governor.TIP * self._arm.tip_limit / tip, ["tip_speed"]
+        if self.off_path > WAIT_FROM:
+            allowed *= max(0.0, 1.0 - (self.off_path - WAIT_FROM) / WAIT_OVER)
+            active = ["off_path"]
+        wanted = min(allowed, cap) - speed
+        if wanted == 0.0 and self._change == 0.0:
+            return speed, 0.0, active
+        rate = 0.5 * jerk
+        change = copysign(min(PATH_GAIN * abs(wanted) / dt, sqrt(2.0 * rate * abs(wanted))), wanted)
+        change = max(least, min(most, change)) if least < most else 0.5 * (least + most)
+        change = max(self._change - jerk * dt, min(self._change + jerk * dt, change))
+        end = speed + change * dt
+        if end <= 0.0 or (cap == 0.0 and end < 1e-3):
+            return 0.0, 0.0, active
+        return (1.0, 0.0, active) if end >= 1.0 else (end, change, active)
+
+    def _candidate(
+        self, here: tuple[list[float], list[float], list[float]], speed: float, change: float
+    ) -> tuple[list[State], list[str]]:
+        """The next states [n] towards the path, viable, and the constraints that changed them."""
+        assert self._path is not None
+        dt, now = self._dt, self.speed
+        bends = self._path.at(self.time + 0.5 * (now + speed) * dt)
+        states, active, worst = [], [], 0.0
+        x = speed * speed
+        resting = speed == now == 0.0 or self.time >= self._path.end
+        for j, ((p, dp, _), (_, dp1, ddp1)) in enumerate(zip(zip(*here, strict=True), zip(*bends, strict=True), strict=True)):
+            q, v, a = state = self.states[j]
+            low, high, v_max, a_max, j_max, far, back, lag, back_jerk, v_near = self._joints[j]
+            error = p - q
+            size = abs(error)
+            worst = max(worst, size)
+            if resting and size < REST[0] and abs(v) < REST[1] and abs(a) < REST[2]:
+                states.append((q, 0.0, 0.0))
+                continue
+            gap = dp * now - v + copysign(min(POSITION_GAIN * size / dt, sqrt(lag * lag + 2.0 * back * size) - lag), error)
+            size = abs(gap)
+            wanted = ddp1 * x + dp1 * change
+            wanted += copysign(min(VELOCITY_GAIN * size / dt, sqrt(2.0 * back_jerk * size)), gap)
+            step = j_max * dt
+            least, most = max(-a_max, a - step), min(a_max, a + step)
+            kind = "acceleration" if a_max < abs(a) + step else "jerk"
+            end = max(least, min(most, wanted))
+            if v > v_near and end > (bound := _ceiling(v, a, v_max, j_max, dt)):
+                end, kind = bound, "velocity"
+            if -v > v_near and end < (bound := -_ceiling(-v, -a, v_max, j_max, dt)):
+                end, kind = bound, "velocity"
+            if end < least - 1e-9 * a_max or end > most + 1e-9 * a_max:
+                new = self._stopped(state, self._joints[j])
+            else:
+                new = (q + dt * (v + dt * (2.0 * a + end) / 6.0), v + 0.5 * (a + end) * dt, end)
+                if high - q < far or q - low < far:
+                    inside = self._inside(state, new, j, low, high)
+                    if inside is not new:
+                        new, kind = inside, "position"
+            if abs(wanted - new[2]) * dt * dt > NOTICE:
+                active.append(f"{kind}:{self._names[j]}")
+            states.append(new)
+        self.off_path = worst
+        return states, active
+
+    def _inside(self, state: State, new: State, j: int, low: float, high: float) -> State:
+        """`new`, or the last point on the way to it from one tick of the stop whose own stop stays inside.
+
+        Both are ends of one tick with jerk inside its limit, so all points between them are.
+        """
+        joint = self._joints[j]
+        a, jerk = joint[3], joint[4]
+        if _stays(new, a, jerk, low, high):
+            return new
+        good = self._stopped(state, joint)
+        share, width = 0.0, 1.0
+        for _ in range(HALVINGS):
+            width *= 0.5
+            q, v, acceleration = (g + (share + width) * (n - g) for g, n in zip(good, new, strict=True))
+            if _stays((q, v, acceleration), a, jerk, low, high):
+                share += width
+        if share == 0.0:
+            return good
+        q, v, acceleration = (g + share * (n - g) for g, n in zip(good, new, strict=True))
+        return q, v, acceleration
+
+    def _accept(self, states: list[State]) -> bool:
+        """Takes the states if the stop from them keeps every limit of the arm as a whole."""
+        if self._arm is not None:
+            verdict = self._arm.check(states, self.verdict.tip_speed)
+            if verdict.refused:
+                self.refused = verdict.refused
+                return False
+            self.verdict = verdict
+        self.states = states
+        return True
+
+
+def _ceiling(v: float, a: float, v_max: float, jerk: float, dt: float) -> float:
+    """Largest acceleration [rad/s²] at the end of a tick after which the velocity stays below `v_max`.
+
+    It leaves what taking that acceleration back costs, at full jerk and at the earliest by the end of the next tick: with
+    less, the next tick would have to swing to the other side.
+    """
+    room = v_max - v - 0.5 * a * dt
+    if room >= 0.0:
+        return min(room / dt, jerk * (sqrt(0.25 * dt * dt + 2.0 * room / jerk) - 0.5 * dt))
+    end = 2.0 * (v_max - v) / dt - a
+    if v < v_max:  # nor may it pass inside the tick
+        end = min(end, a - 0.5 * a * a * dt / (v_max - v))
+    return end
+
+
+def _stays(state: State, a_max: float, jerk: float, low: float, high: float) -> bool:
+    q, v, a = state
+    below, above = stretch(v, a, stop(v, a, a_max, jerk))
+    return q + below >= low and q + above <= high

@@ -8,31 +8,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vla_ros import paths
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.strict import Section, load_yaml
-
-Interval = tuple[float, float]
-Box = tuple[Interval, Interval, Interval]
+from vla_ros.safety import surroundings
+from vla_ros.safety.people import Separation
+from vla_ros.safety.surroundings import TABLE, Box, Payload, Wall
+from vla_ros.types import Obstacle
 
 # Single numbers >= 0; a smaller one is the tighter one. config/safety/panda.yaml documents them.
 SCALARS = (
-    "row_jump", "chunk_age", "chunk_lead", "chunk_horizon", "settle", "max_lag", "policy_silence",
-    "state_age", "state_silence", "state_latch", "tracking_brake", "tracking_latch", "standstill",
+    "tip_speed", "reduced_speed", "chunk_age", "chunk_lead", "chunk_horizon", "settle", "max_lag", "policy_silence",
+    "state_age", "state_silence", "state_latch",
 )  # fmt: skip
-REQUIRED = (*SCALARS, "acceleration", "velocity_scale", "position_margin", "workspace")
-KEYS = (*REQUIRED, "robot", "velocity", "position")
+# The same, where a larger one is the tighter one.
+FLOORS = ("clearance", "reset_after")
+# One number for all joints or a list of one per joint, in the joint's unit (rad, or m of a prismatic joint).
+PER_JOINT = ("row_jump", "tracking_brake", "tracking_latch", "standstill")
+ROWS = ("velocity", "acceleration", "jerk")  # one per joint
+SCALES = {"velocity_scale": "velocity", "torque_scale": "torque"}  # (0, 1] of what the files before allow
+REQUIRED = (*SCALARS, *FLOORS, *PER_JOINT, *SCALES, "acceleration", "jerk", "position_margin", "walls")
+OPTIONAL = ("robot", "velocity", "position", "workspace", "world", "payload", "people")
+FULL_CIRCLES = 4.0 * math.pi  # rad; no joint turns further, so more is a value in degrees
 
 
 @dataclass(frozen=True)
 class Limits:
     """Everything that bounds a command; tuples are [n] in the order of `joints`.
 
-    Units: position and row_jump rad, velocity rad/s, acceleration rad/s², workspace m, times s.
-    `source` names the files.
+    Units: position, row_jump and tracking rad, velocity and standstill rad/s, acceleration rad/s², jerk rad/s³, torque
+    N m (m and N for a prismatic joint), tip speeds m/s, clearance m, times s. `source` names the files.
     """
 
     robot: str
@@ -41,8 +47,20 @@ class Limits:
     upper: tuple[float, ...]
     velocity: tuple[float, ...]
     acceleration: tuple[float, ...]
+    jerk: tuple[float, ...]
+    torque: tuple[float, ...]
     workspace: Mapping[str, Box]
-    row_jump: float
+    walls: Mapping[str, Wall]
+    world: Mapping[str, Obstacle]
+    payload: Payload | None
+    people: Separation | None
+    row_jump: tuple[float, ...]
+    tracking_brake: tuple[float, ...]
+    tracking_latch: tuple[float, ...]
+    standstill: tuple[float, ...]
+    tip_speed: float
+    reduced_speed: float
+    clearance: float
     chunk_age: float
     chunk_lead: float
     chunk_horizon: float
@@ -52,9 +70,7 @@ class Limits:
     state_age: float
     state_silence: float
     state_latch: float
-    tracking_brake: float
-    tracking_latch: float
-    standstill: float
+    reset_after: float
     source: str = ""
 
     @classmethod
@@ -73,19 +89,30 @@ class Limits:
         if missing:
             raise VlaRosError(f"{base.path}: missing {', '.join(missing)}; the first safety file must give every limit")
         bounds = contract.limits
+        unbounded = (math.inf,) * len(contract.joints)
         limits = cls(
             robot=contract.robot,
             joints=contract.joints,
             lower=tuple(bounds.lower.tolist()),
             upper=tuple(bounds.upper.tolist()),
             velocity=tuple(bounds.velocity.tolist()),
-            acceleration=(math.inf,) * len(contract.joints),
+            torque=tuple(bounds.effort.tolist()),
+            acceleration=unbounded,
+            jerk=unbounded,
             workspace={},
+            walls={},
+            world={},
+            payload=None,
+            people=None,
             source=str(contract.urdf),
-            **dict.fromkeys(SCALARS, math.inf),
+            **dict.fromkeys(PER_JOINT, unbounded),  # type: ignore[arg-type]
+            **dict.fromkeys(SCALARS, math.inf),  # type: ignore[arg-type]
+            **dict.fromkeys(FLOORS, 0.0),  # type: ignore[arg-type]
         )
         for section in (base, *overlays):
             limits = _tighten(limits, section)
+        if TABLE not in limits.walls:
+            raise VlaRosError(f"{base.path}: walls: found {', '.join(limits.walls) or 'none'}, expected '{TABLE}'")
         return limits
 
     def tightened(self, file: str | Path) -> Limits:
@@ -104,51 +131,75 @@ def _read(file: str | Path) -> Section:
         if not path.is_file():
             known = ", ".join(sorted(f.stem for f in folder.glob("*.yaml")))
             raise VlaRosError(f"{folder}: no safety file '{text}.yaml'; known: {known}; or give a path")
-    return load_yaml(path).check_keys(*KEYS)
+    return load_yaml(path).check_keys(*REQUIRED, *OPTIONAL)
 
 
 def _tighten(limits: Limits, section: Section) -> Limits:
     """`limits` with the file's values; raises VlaRosError naming both files where one is looser."""
+
+    def looser(key: str, found: object, bound: str) -> VlaRosError:
+        return VlaRosError(
+            f"{section.path}: {key}: found {found}, expected {bound} as in {limits.source}: "
+            "a safety file only tightens; give a tighter value here or correct the other file"
+        )
+
     given = section.keys()
     if "robot" in given and section.text("robot") != limits.robot:
         raise section.wrong("robot", f"'{limits.robot}' as in the robot's contract")
-    lower, upper = _position(limits, section)
-    velocity, acceleration = limits.velocity, limits.acceleration
-    if "velocity" in given:
-        velocity = _joint_row(limits, section, "velocity", velocity)
-    if "velocity_scale" in given:
-        scale = section.number("velocity_scale", 1e-3, 1.0)
-        velocity = tuple(min(v, scale * most) for v, most in zip(velocity, limits.velocity, strict=True))
-    if "acceleration" in given:
-        acceleration = _joint_row(limits, section, "acceleration", acceleration)
-    scalars: dict[str, Any] = {}
-    for key in SCALARS:
+    changes: dict[str, Any] = {"source": f"{limits.source} + {section.path}"}
+    changes["lower"], changes["upper"] = _position(limits, section, looser)
+    for key in (*ROWS, *PER_JOINT):
         if key in given:
-            scalars[key] = section.number(key, 0.0, 1e6)
-            if scalars[key] > getattr(limits, key):
-                raise _looser(limits, section, key, scalars[key], f"at most {getattr(limits, key):g}")
-    return replace(
-        limits, lower=lower, upper=upper, velocity=velocity, acceleration=acceleration,
-        workspace=_workspace(limits, section), source=f"{limits.source} + {section.path}", **scalars,
-    )  # fmt: skip
+            row = _joint_row(limits, section, key, spread=key in PER_JOINT)
+            for name, value, most in zip(limits.joints, row, getattr(limits, key), strict=True):
+                if value > most:
+                    raise looser(f"{key} of {name}", value, f"at most {most:g}")
+            changes[key] = row
+    for key, scaled in SCALES.items():
+        if key in given:
+            share = section.number(key, 1e-3, 1.0)
+            now = changes.get(scaled, getattr(limits, scaled))
+            pairs = zip(now, getattr(limits, scaled), strict=True)
+            changes[scaled] = tuple(min(value, share * most) for value, most in pairs)
+    for key in (*SCALARS, *FLOORS):
+        if key in given:
+            value, bound = section.number(key, 0.0, 1e6), getattr(limits, key)
+            if key in SCALARS and value > bound:
+                raise looser(key, value, f"at most {bound:g}")
+            if key in FLOORS and value < bound:
+                raise looser(key, value, f"at least {bound:g}")
+            changes[key] = value
+    if "workspace" in given:
+        changes["workspace"] = surroundings.workspace(section.section("workspace"), limits.workspace, looser)
+    if "walls" in given:
+        changes["walls"] = surroundings.walls(section.section("walls"), limits.walls)
+    if "world" in given:
+        changes["world"] = surroundings.world(section.section("world"), limits.world)
+    if "payload" in given:
+        changes["payload"] = surroundings.payload(section.section("payload"))
+        if limits.payload is not None and changes["payload"].mass < limits.payload.mass:
+            raise looser("payload.mass", changes["payload"].mass, f"at least {limits.payload.mass:g}")
+    if "people" in given:
+        if limits.people is not None:
+            raise looser("people", "a second section", "the one")
+        changes["people"] = Separation.from_section(section.section("people"))
+    return replace(limits, **changes)
 
 
-def _looser(limits: Limits, section: Section, key: str, found: object, bound: str) -> VlaRosError:
-    return VlaRosError(
-        f"{section.path}: {key}: found {found}, expected {bound} as in {limits.source}: "
-        "a safety file only tightens; give a tighter value here or correct the other file"
-    )
-
-
-def _position(limits: Limits, section: Section) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    margin = section.number("position_margin", 0.0, 10.0) if "position_margin" in section.keys() else 0.0  # noqa: SIM118
-    lower, upper = [low + margin for low in limits.lower], [high - margin for high in limits.upper]
+def _position(limits: Limits, section: Section, looser: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    margin = [0.0] * len(limits.joints)
+    if "position_margin" in section.keys():  # noqa: SIM118
+        margin = list(_joint_row(limits, section, "position_margin", spread=True, least=0.0))
+    lower = [low + m for low, m in zip(limits.lower, margin, strict=True)]
+    upper = [high - m for high, m in zip(limits.upper, margin, strict=True)]
     if "position" in section.keys():  # noqa: SIM118
         intervals = section.section("position").check_keys(*limits.joints)
         for name in intervals.keys():  # noqa: SIM118
             j = limits.joints.index(name)
+            if max(map(abs, intervals.numbers(name, 2))) > FULL_CIRCLES:
+                raise intervals.wrong(name, f"rad within 4 pi ({FULL_CIRCLES:.4g}); are these degrees?")
             bound = (limits.lower[j], limits.upper[j])
-            low, high = _interval(limits, intervals, name, f"position.{name}", bound)
+            low, high = surroundings.interval(intervals, name, f"position.{name}", bound, looser)
             lower[j], upper[j] = max(low, lower[j]), min(high, upper[j])
     for name, low, high in zip(limits.joints, lower, upper, strict=True):
         if not low < high:
@@ -156,36 +207,18 @@ def _position(limits: Limits, section: Section) -> tuple[tuple[float, ...], tupl
     return tuple(lower), tuple(upper)
 
 
-def _interval(limits: Limits, section: Section, key: str, name: str, bound: Interval) -> Interval:
-    low, high = section.numbers(key, 2)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise section.wrong(key, "[lower, upper], finite, lower < upper")
-    if low < bound[0] or high > bound[1]:
-        raise _looser(limits, section, name, [low, high], f"an interval inside [{bound[0]:g}, {bound[1]:g}]")
-    return low, high
-
-
-def _joint_row(limits: Limits, section: Section, key: str, bound: tuple[float, ...]) -> tuple[float, ...]:
-    row = section.numbers(key, len(limits.joints))
-    if not np.isfinite(row).all() or min(row) <= 0.0:
+def _joint_row(limits: Limits, section: Section, key: str, spread: bool = False, least: float = 1e-12) -> tuple[float, ...]:
+    """One finite number per joint; `spread` lets one number stand for all."""
+    n = len(limits.joints)
+    try:
+        row = (section.number(key),) * n if spread else section.numbers(key, n)
+    except VlaRosError:
+        if not spread:
+            raise
+        try:
+            row = section.numbers(key, n)
+        except VlaRosError as error:
+            raise section.wrong(key, f"a number, or a list of {n} numbers") from error
+    if not all(math.isfinite(value) and value >= least for value in row):
         raise section.wrong(key, "positive finite numbers")
-    for name, value, most in zip(limits.joints, row, bound, strict=True):
-        if value > most:
-            raise _looser(limits, section, f"{key} of {name}", value, f"at most {most:g}")
     return row
-
-
-def _workspace(limits: Limits, section: Section) -> dict[str, Box]:
-    boxes = dict(limits.workspace)
-    if "workspace" not in section.keys():  # noqa: SIM118
-        return boxes
-    frames = section.section("workspace")
-    for frame in frames.keys():  # noqa: SIM118
-        sides = frames.section(frame).check_keys("x", "y", "z")
-        old = boxes.get(frame, ((-math.inf, math.inf),) * 3)
-        x, y, z = (
-            _interval(limits, sides, axis, f"workspace.{frame}.{axis}", bound)
-            for axis, bound in zip("xyz", old, strict=True)
-        )
-        boxes[frame] = (x, y, z)
-    return boxes

@@ -49,15 +49,16 @@ class StateCheck:
 
     def tracking(self, measured: Measured, command: Sequence[float]) -> str:
         """'' while the arm follows its command, else `tracking_brake:<joint>` or `tracking_latch:<joint>`."""
-        worst, where = 0.0, 0
-        for j, (q, wanted) in enumerate(zip(measured.position, command, strict=True)):
-            if abs(q - wanted) > worst:
-                worst, where = abs(q - wanted), j
-        if worst > self._limits.tracking_latch:
-            return f"tracking_latch:{self._limits.joints[where]}"
-        if worst > self._limits.tracking_brake:
-            return f"tracking_brake:{self._limits.joints[where]}"
-        return ""
+        limits = self._limits
+        fault = ""
+        for name, q, wanted, brake, latch in zip(
+            limits.joints, measured.position, command, limits.tracking_brake, limits.tracking_latch, strict=True
+        ):
+            if abs(q - wanted) > latch:
+                return f"tracking_latch:{name}"
+            if abs(q - wanted) > brake and not fault:
+                fault = f"tracking_brake:{name}"
+        return fault
 
     def _read(self, now: float, state: JointState | None) -> tuple[Measured | None, str]:
         if state is None:

@@ -1,0 +1,226 @@
+"""The arm as one body: what a stop of all joints would touch, which torques it needs, how fast its tips are.
+
+Each command is checked together with the stop from it (braking.stop of every joint), over the whole way to standstill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import pinocchio as pin
+from ruckig import ControlInterface, InputParameter, Ruckig, Synchronization, Trajectory
+
+from vla_ros.errors import VlaRosError
+from vla_ros.robots.contract import RobotContract
+from vla_ros.safety.braking import GUARD, State
+from vla_ros.safety.distances import NEAR, Distances
+from vla_ros.safety.limits import Limits
+from vla_ros.types import Array, Obstacle
+
+SLACK = 1e-3  # m, of clearance that stops between two poses may lose in all
+ROUNDING = 1e-9
+BRAKING = 0.35  # share of the stopping time at which most joints decelerate hardest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a stop was found to do. `refused` is the constraint "kind:name" that it breaks, '' if none."""
+
+    refused: str
+    clearance: float  # m, least of the poses looked at
+    nearest: str
+    torque_share: float
+    tip_speed: float  # m/s, before the stop begins
+
+
+class Arm:
+    """Geometry and dynamics of the arm. Not thread-safe (pinocchio's work space).
+
+    Raises:
+        VlaRosError: a frame that the URDF does not have, or a payload that the arm cannot hold.
+    """
+
+    def __init__(self, contract: RobotContract, limits: Limits) -> None:
+        self._limits = limits
+        self._contract = contract
+        full = pin.buildModelFromUrdf(str(contract.urdf))
+        shapes = pin.buildGeomFromUrdf(full, str(contract.urdf), pin.GeometryType.COLLISION)
+        locked = [full.getJointId(name) for name in full.names[1:] if name not in contract.joints]
+        self.model, shapes = pin.buildReducedModel(full, shapes, locked, pin.neutral(full))
+        if tuple(self.model.names[1:]) != contract.joints:
+            found = ", ".join(self.model.names[1:])
+            raise VlaRosError(f"{contract.path}: joints: expected the URDF's order, base to tip: {found}")
+        self._boxes = [(name, self._frame(name, "workspace"), box) for name, box in limits.workspace.items()]
+        self._tips = [self._frame(name, "tip") for name in contract.tips]
+        self._carry()
+        self._friction: Array = np.asarray(abs(np.array(self.model.friction)), np.float64)
+        self._damping = np.array(self.model.damping)
+        self._torque = np.array(limits.torque)
+        self.data = self.model.createData()
+        self.distances = Distances(contract, limits, self.model, shapes)
+        self.tip_limit = limits.tip_speed
+        self.floor = limits.clearance  # m, that the running motion must keep
+        self.most_torque = 1.0  # share of the limit, likewise
+        self._outside = 0.0  # m, likewise of the boxes
+        self._rest: tuple[float, ...] | None = None  # pose of the last verdict at standstill
+        self._resting = Verdict("", inf, "", 0.0, 0.0)
+        self._jerk = np.array(limits.jerk) * (1.0 - GUARD)
+        self._none = np.zeros(self.model.nv)
+        self._new_stop()
+        self._check_payload()
+
+    def _frame(self, name: str, what: str) -> int:
+        if not self.model.existFrame(name):
+            known = ", ".join(frame.name for frame in self.model.frames)
+            source, urdf = self._limits.source, self._contract.urdf
+            raise VlaRosError(f"{source}: {what}: frame '{name}' is not in {urdf}; frames: {known}")
+        return int(self.model.getFrameId(name))
+
+    def _carry(self) -> None:
+        load = self._limits.payload
+        if load is None:
+            return
+        frame = self.model.frames[self._frame(load.frame, "payload.frame")]
+        inertia = pin.Inertia(load.mass, np.array(load.centre), np.zeros((3, 3)))
+        self.model.appendBodyToJoint(frame.parentJoint, inertia, frame.placement)
+
+    def _check_payload(self) -> None:
+        posture = np.array(self._contract.posture)
+        holding = abs(pin.computeGeneralizedGravity(self.model, self.data, posture))
+        worst = int(np.argmax(holding / self._torque))
+        if holding[worst] > self._torque[worst]:
+            load = self._limits.payload
+            raise VlaRosError(
+                f"{self._limits.source}: payload.mass: found {load.mass if load else 0.0:g} kg, which needs "
+                f"{holding[worst]:.4g} N m of {self._limits.joints[worst]} to hold the posture in {self._contract.path}; "
+                f"expected at most {self._torque[worst]:.4g} N m"
+            )
+
+    def set_world(self, obstacles: Sequence[Obstacle]) -> None:
+        """Replaces the obstacles that move; walls and obstacles of the safety files stay."""
+        self.distances.set_world(obstacles)
+        self._rest = None
+
+    def depth(self, q: Sequence[float]) -> tuple[float, str]:
+        """How far [m] the worst frame is outside its box at `q` [n] rad, and its name."""
+        if not self._boxes:
+            return 0.0, ""
+        pin.forwardKinematics(self.model, self.data, np.array(q))
+        worst, where = 0.0, ""
+        for name, frame, (x, y, z) in self._boxes:
+            px, py, pz = pin.updateFramePlacement(self.model, self.data, frame).translation.tolist()
+            depth = max(x[0] - px, px - x[1], y[0] - py, py - y[1], z[0] - pz, pz - z[1])
+            if depth > worst:
+                worst, where = depth, name
+        return worst, where
+
+    def tip_speed(self, q: Sequence[float], v: Sequence[float]) -> float:
+        """Speed [m/s] of the fastest tip at `q` [n] rad and `v` [n] rad/s."""
+        pin.forwardKinematics(self.model, self.data, np.array(q), np.array(v))
+        frame = pin.ReferenceFrame.LOCAL
+        speeds = [pin.getFrameVelocity(self.model, self.data, tip, frame).linear for tip in self._tips]
+        return max((float(s @ s) ** 0.5 for s in speeds), default=0.0)
+
+    def torques(self, q: Array, v: Array, a: Array) -> Array:
+        """Inverse dynamics [n] N m of one state [n] (Featherstone 2008, ch. 5.3), without friction."""
+        return np.array(pin.rnea(self.model, self.data, q, v, a))
+
+    def friction(self) -> Array:
+        """[n] N m, Coulomb friction of the joints (the URDF's)."""
+        return self._friction
+
+    def torque_share(self, q: Sequence[float], v: Sequence[float], a: Sequence[float]) -> tuple[float, int]:
+        """Largest |torque|, friction against the motors added, over its limit, and its joint."""
+        speed = np.array(v)
+        load = abs(pin.rnea(self.model, self.data, np.array(q), speed, np.array(a)))
+        if any(v):
+            load += self._friction + self._damping * abs(speed)
+        shares = load / self._torque
+        worst = int(shares.argmax())
+        return float(shares[worst]), worst
+
+    def settle(self, q: Sequence[float], anew: bool = True) -> None:
+        """The arm stands at `q` [n] rad: where that is beyond a limit already, motions that do not lead further are let
+        go on. Not `anew`, after a stop of our own, it can be beyond by rounding only."""
+        clearance, _ = self.distances.nearest(q)
+        kept = min(self._limits.clearance, clearance - ROUNDING)
+        self._rest = None
+        if not anew:
+            self.floor = max(kept, min(self.floor, self._limits.clearance - SLACK))
+            return
+        still = [0.0] * len(q)
+        self.floor, self._outside = kept, self.depth(q)[0]
+        self.most_torque = max(1.0, self.torque_share(q, still, still)[0] + ROUNDING)
+
+    def check(self, states: Sequence[State], tip_speed: float) -> Verdict:
+        """Judges a command and the stop from it.
+
+        Args:
+            states: per joint, at the command.
+            tip_speed: m/s of the command before; a speed above the limit is let go on if it falls.
+        """
+        q, v, a = zip(*states, strict=True)
+        moving = any(v) or any(a)
+        if not moving and self._rest == q:
+            return self._resting
+        speed = self.tip_speed(q, v) if moving else 0.0
+        refused, clearance, nearest, share, outside = "", inf, "", 0.0, self._outside
+        time = self._plan_stop(q, v, a)
+        if time == inf:
+            refused = "stop"
+        elif speed > self.tip_limit and speed >= tip_speed:
+            refused = "tip_speed"
+        else:
+            outside, where = self.depth(self._pose(time))
+            kept, clearance, nearest = self.distances.look(self._pose, time, self._turns(v, a), self.floor)
+            if outside > self._outside + ROUNDING:
+                refused = f"workspace:{where}"
+            elif not kept:
+                refused = f"clearance:{nearest}"
+            elif moving:
+                share, refused = self._load(time)
+        verdict = Verdict(refused, clearance, nearest, share, speed)
+        if not refused:
+            self.floor = min(self._limits.clearance, max(self.floor, clearance - NEAR))
+            self._outside = min(self._outside, outside)
+            self.most_torque = max(1.0, min(self.most_torque, share + ROUNDING))
+        self._rest, self._resting = (None, verdict) if moving else (q, verdict)
+        return verdict
+
+    def _new_stop(self) -> None:
+        """All joints' stops as one trajectory (the same as braking.stop of each), computed by ruckig."""
+        n = len(self._limits.joints)
+        self._planner, self._trajectory, self._start = Ruckig(n, 1.0), Trajectory(n), InputParameter(n)
+        start = self._start
+        start.control_interface = ControlInterface.Velocity
+        start.synchronization = Synchronization.No
+        start.max_velocity = [inf] * n
+        start.max_acceleration = [a * (1.0 - GUARD) for a in self._limits.acceleration]
+        start.max_jerk = self._jerk.tolist()
+        start.target_velocity = start.target_acceleration = [0.0] * n
+
+    def _plan_stop(self, q: Sequence[float], v: Sequence[float], a: Sequence[float]) -> float:
+        """Plans the stop from a state [n]; its duration [s], infinite if there is none."""
+        start = self._start
+        start.current_position, start.current_velocity, start.current_acceleration = q, v, a
+        if self._planner.calculate(start, self._trajectory) < 0:
+            return inf
+        return float(self._trajectory.duration)
+
+    def _pose(self, time: float) -> Sequence[float]:
+        return self._trajectory.at_time(time)[0]  # type: ignore[no-any-return]
+
+    def _turns(self, v: Sequence[float], a: Sequence[float]) -> Array:
+        """[n] rad, at least what each joint travels more than from end to end of the stop: one that brakes harder than it
+        can take back in time overshoots standstill and returns."""
+        speed, change = np.array(v), np.array(a)
+        turning = (speed * change < 0.0) & (0.5 * change * change > self._jerk * abs(speed))
+        return np.where(turning, speed * speed / np.maximum(abs(change), ROUNDING), 0.0) if turning.any() else self._none
+
+    def _load(self, time: float) -> tuple[float, str]:
+        """Largest torque share where the stop begins, while it brakes, and at its end; the constraint that it breaks."""
+        share, joint = max(self.torque_share(*self._trajectory.at_time(t)) for t in (0.0, BRAKING * time, time))
+        return share, f"torque:{self._limits.joints[joint]}" if share > self.most_torque else ""
