@@ -25,7 +25,7 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"]
 
 setup(
     name="vla_ros",
-    version="0.1.0",
+    version="0.2.0",
     description="Vision-language-action policies on real arms inside hard safety limits, improving by themselves",
     license="Apache-2.0",
     python_requires=">=3.10",

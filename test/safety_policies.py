@@ -110,6 +110,7 @@ class Policy:
             rows = self.tips.deltas(self.command, rows[:50])
         observed = self.now if self.rng.random() < 0.9 else 0.0
         return ActionChunk(self.now + lead, self._row_period, names, rows, self._semantics, observed, 1)
+
     def _rows(self) -> Array:
         rows: Array = getattr(self, f"_{self.name}")()
         if self._polite:

@@ -1,3 +1,3 @@
 """Vision-language-action policies on real arms, inside hard safety limits, improving by themselves."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

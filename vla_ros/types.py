@@ -82,7 +82,7 @@ class SafeCommand:
     policy_version: int = 0
     episode_id: str = ""
     off_path: float = 0.0  # rad, largest distance of a joint's command from the policy's path
-    speed_cap: float = 1.0  # bound of path_speed by people and reduced-speed mode
+    speed_cap: float = 1.0  # bound of path_speed by people and other named sources
     tip_speed: float = 0.0  # m/s, of the fastest end effector
     torque_share: float = 0.0  # largest |torque| over its limit along the stop from here
     clearance: float = math.nan  # m, least distance to the arm itself or the world along the stop from here

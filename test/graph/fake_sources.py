@@ -42,9 +42,7 @@ class ChunkSource(Node):
         self.joints: JointStateMsg | None = None
         self.start: float | None = None
         self.hold: np.ndarray | None = None
-        offered = QoSProfile(
-            depth=1, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=Duration(seconds=LEASE)
-        )
+        offered = QoSProfile(depth=1, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=Duration(seconds=LEASE))
         self.chunks = self.create_publisher(ActionChunkMsg, "/policy/chunk", offered)
         self.create_subscription(JointStateMsg, self.contract.control.state_topic, self._on_joints, qos.LATEST)
 

@@ -92,9 +92,7 @@ def test_observations_are_aligned_resized_and_at_the_contracts_rate(cell: Cell) 
 
 def test_a_missing_camera_and_a_broken_one_are_named(cell: Cell) -> None:
     with NodeProcess("camera_node", timeout=0.5):
-        spin_until(
-            cell.executor_, lambda: f"{TOPIC}: no sensor_msgs/Image" in cell.message, "fault", 15
-        )
+        spin_until(cell.executor_, lambda: f"{TOPIC}: no sensor_msgs/Image" in cell.message, "fault", 15)
         assert "config/robots/panda.yaml" in cell.message
         assert cell.observations == []
         broken = convert.image_message(np.zeros((8, 8, 3), np.uint8), cell.now())
@@ -119,9 +117,7 @@ def test_a_device_is_read_and_published(cell: Cell, tmp_path: Path) -> None:
     image = convert.observation(cell.observations[-1]).images["front"]
     assert image.shape == (64, 64, 3)
     assert np.abs(image.mean(axis=(0, 1)) - [200, 0, 0]).max() < 8, "red, so channels are in RGB order"
-    assert {(m.width, m.height, m.encoding, m.header.frame_id) for m in cell.frames} == {
-        (80, 60, "rgb8", "front_optical")
-    }
+    assert {(m.width, m.height, m.encoding, m.header.frame_id) for m in cell.frames} == {(80, 60, "rgb8", "front_optical")}
 
 
 def test_an_unknown_device_ends_with_a_clear_line() -> None:

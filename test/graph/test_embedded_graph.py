@@ -290,8 +290,6 @@ def test_no_participant_is_a_clear_error():
         ("CYCLONEDDS_URI", f"<CycloneDDS><Domain>{interface}</Domain></CycloneDDS>", "no DDS participant in domain"),
     ):
         env = os.environ | {"PYTHONPATH": str(ROOT), key: value}
-        ended = subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=20, check=False
-        )
+        ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=20, check=False)
         assert ended.returncode == 1
         assert text in ended.stderr

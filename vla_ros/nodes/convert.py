@@ -131,17 +131,16 @@ def observation_message(value: Observation, frames: dict[str, str]) -> Observati
 
 
 def chunk(message: ActionChunkMsg) -> ActionChunk:
-    """Where `data` does not fit `rows` x joints it stays one-dimensional, which admission rejects as `shape`."""
-    columns = len(message.joint_names)
+    """Where `data` does not fit `rows` it stays one-dimensional, which admission rejects as `shape`."""
     data = np.asarray(message.data, np.float64)
-    fits = message.rows > 0 and data.size == message.rows * columns
+    fits = message.rows > 0 and data.size > 0 and data.size % message.rows == 0
     tokens = np.asarray(message.action_tokens, np.int16)
     paired = message.rows > 0 and tokens.size % message.rows == 0
     return ActionChunk(
         stamp=seconds(message.header.stamp),
         period=float(message.period),
         joint_names=tuple(message.joint_names),
-        rows=data.reshape(message.rows, columns) if fits else data,
+        rows=data.reshape(message.rows, -1) if fits else data,
         semantics=message.semantics,
         observation_stamp=seconds(message.observation_stamp),
         policy_version=int(message.policy_version),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 
 import numpy as np
 import pinocchio as pin
@@ -16,11 +16,10 @@ from ruckig import ControlInterface, InputParameter, Ruckig, Synchronization, Tr
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.safety.braking import GUARD, State
-from vla_ros.safety.distances import NEAR, Distances
+from vla_ros.safety.distances import Distances
 from vla_ros.safety.limits import Limits
 from vla_ros.types import Array, Obstacle
 
-SLACK = 1e-3  # m, of clearance that stops between two poses may lose in all
 ROUNDING = 1e-9
 BRAKING = 0.35  # share of the stopping time at which most joints decelerate hardest
 
@@ -66,8 +65,9 @@ class Arm:
         self.most_torque = 1.0  # share of the limit, likewise
         self._outside = 0.0  # m, likewise of the boxes
         self._rest: tuple[float, ...] | None = None  # pose of the last verdict at standstill
+        self._new_world = True
         self._resting = Verdict("", inf, "", 0.0, 0.0)
-        self._jerk = np.array(limits.jerk) * (1.0 - GUARD)
+        self._jerks = [j * (1.0 - GUARD) for j in limits.jerk]
         self._none = np.zeros(self.model.nv)
         self._new_stop()
         self._check_payload()
@@ -102,7 +102,7 @@ class Arm:
     def set_world(self, obstacles: Sequence[Obstacle]) -> None:
         """Replaces the obstacles that move; walls and obstacles of the safety files stay."""
         self.distances.set_world(obstacles)
-        self._rest = None
+        self._rest, self._new_world = None, True
 
     def depth(self, q: Sequence[float]) -> tuple[float, str]:
         """How far [m] the worst frame is outside its box at `q` [n] rad, and its name."""
@@ -120,9 +120,15 @@ class Arm:
     def tip_speed(self, q: Sequence[float], v: Sequence[float]) -> float:
         """Speed [m/s] of the fastest tip at `q` [n] rad and `v` [n] rad/s."""
         pin.forwardKinematics(self.model, self.data, np.array(q), np.array(v))
-        frame = pin.ReferenceFrame.LOCAL
-        speeds = [pin.getFrameVelocity(self.model, self.data, tip, frame).linear for tip in self._tips]
-        return max((float(s @ s) ** 0.5 for s in speeds), default=0.0)
+        return self._tip_speed()
+
+    def _tip_speed(self) -> float:
+        """The same for the state of the last forward kinematics or inverse dynamics."""
+        fastest = 0.0
+        for tip in self._tips:
+            x, y, z = pin.getFrameVelocity(self.model, self.data, tip, pin.LOCAL).linear.tolist()
+            fastest = max(fastest, x * x + y * y + z * z)
+        return sqrt(fastest)
 
     def torques(self, q: Array, v: Array, a: Array) -> Array:
         """Inverse dynamics [n] N m of one state [n] (Featherstone 2008, ch. 5.3), without friction."""
@@ -142,18 +148,23 @@ class Arm:
         worst = int(shares.argmax())
         return float(shares[worst]), worst
 
-    def settle(self, q: Sequence[float], anew: bool = True) -> None:
+    def settle(self, q: Sequence[float], anew: bool = True) -> Verdict:
         """The arm stands at `q` [n] rad: where that is beyond a limit already, motions that do not lead further are let
-        go on. Not `anew`, after a stop of our own, it can be beyond by rounding only."""
-        clearance, _ = self.distances.nearest(q)
+        go on. Not `anew`, after a stop of our own, it can be so only by the estimate in distances.py, unless the world
+        has changed meanwhile."""
+        clearance, nearest = self.distances.nearest(q)
         kept = min(self._limits.clearance, clearance - ROUNDING)
-        self._rest = None
-        if not anew:
-            self.floor = max(kept, min(self.floor, self._limits.clearance - SLACK))
-            return
         still = [0.0] * len(q)
-        self.floor, self._outside = kept, self.depth(q)[0]
-        self.most_torque = max(1.0, self.torque_share(q, still, still)[0] + ROUNDING)
+        share = self.torque_share(q, still, still)[0]
+        if anew or self._new_world:
+            self.floor, self._new_world = kept, False
+        else:
+            self.floor = max(kept, min(self.floor, self._limits.clearance - self.distances.between))
+        if anew:
+            self._outside = self.depth(q)[0]
+            self.most_torque = max(1.0, share + ROUNDING)
+        self._rest = None
+        return Verdict("", clearance, nearest, share, 0.0)
 
     def check(self, states: Sequence[State], tip_speed: float) -> Verdict:
         """Judges a command and the stop from it.
@@ -166,12 +177,13 @@ class Arm:
         moving = any(v) or any(a)
         if not moving and self._rest == q:
             return self._resting
-        speed = self.tip_speed(q, v) if moving else 0.0
-        refused, clearance, nearest, share, outside = "", inf, "", 0.0, self._outside
+        refused, clearance, nearest, outside = "", inf, "", self._outside
         time = self._plan_stop(q, v, a)
         if time == inf:
-            refused = "stop"
-        elif speed > self.tip_limit and speed >= tip_speed:
+            return Verdict("stop", 0.0, "", 0.0, 0.0)
+        share, joint = self.torque_share(q, v, a)
+        speed = self._tip_speed() if moving else 0.0
+        if speed > self.tip_limit and speed >= tip_speed:
             refused = "tip_speed"
         else:
             outside, where = self.depth(self._pose(time))
@@ -180,11 +192,13 @@ class Arm:
                 refused = f"workspace:{where}"
             elif not kept:
                 refused = f"clearance:{nearest}"
-            elif moving:
-                share, refused = self._load(time)
+            elif moving:  # where it brakes hardest, and at its end
+                for later in (BRAKING * time, time):
+                    share, joint = max((share, joint), self.torque_share(*self._trajectory.at_time(later)))
+                refused = f"torque:{self._limits.joints[joint]}" if share > self.most_torque else ""
         verdict = Verdict(refused, clearance, nearest, share, speed)
         if not refused:
-            self.floor = min(self._limits.clearance, max(self.floor, clearance - NEAR))
+            self.floor = min(self._limits.clearance, max(self.floor, clearance - self.distances.between))
             self._outside = min(self._outside, outside)
             self.most_torque = max(1.0, min(self.most_torque, share + ROUNDING))
         self._rest, self._resting = (None, verdict) if moving else (q, verdict)
@@ -199,7 +213,7 @@ class Arm:
         start.synchronization = Synchronization.No
         start.max_velocity = [inf] * n
         start.max_acceleration = [a * (1.0 - GUARD) for a in self._limits.acceleration]
-        start.max_jerk = self._jerk.tolist()
+        start.max_jerk = self._jerks
         start.target_velocity = start.target_acceleration = [0.0] * n
 
     def _plan_stop(self, q: Sequence[float], v: Sequence[float], a: Sequence[float]) -> float:
@@ -216,11 +230,10 @@ class Arm:
     def _turns(self, v: Sequence[float], a: Sequence[float]) -> Array:
         """[n] rad, at least what each joint travels more than from end to end of the stop: one that brakes harder than it
         can take back in time overshoots standstill and returns."""
-        speed, change = np.array(v), np.array(a)
-        turning = (speed * change < 0.0) & (0.5 * change * change > self._jerk * abs(speed))
-        return np.where(turning, speed * speed / np.maximum(abs(change), ROUNDING), 0.0) if turning.any() else self._none
-
-    def _load(self, time: float) -> tuple[float, str]:
-        """Largest torque share where the stop begins, while it brakes, and at its end; the constraint that it breaks."""
-        share, joint = max(self.torque_share(*self._trajectory.at_time(t)) for t in (0.0, BRAKING * time, time))
-        return share, f"torque:{self._limits.joints[joint]}" if share > self.most_torque else ""
+        turns = self._none
+        for j, (speed, change, jerk) in enumerate(zip(v, a, self._jerks, strict=True)):
+            if speed * change < 0.0 and change * change > 2.0 * jerk * abs(speed):
+                if turns is self._none:
+                    turns = np.zeros(len(self._jerks))
+                turns[j] = speed * speed / abs(change)
+        return turns

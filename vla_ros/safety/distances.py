@@ -21,9 +21,9 @@ from vla_ros.robots.srdf import disabled_pairs
 from vla_ros.safety.limits import Limits
 from vla_ros.types import Array, Obstacle
 
-POSES = 16  # looked at along one stop and group; a stop that needs more (fast and close) is refused
-NEAR = 1e-4  # m, of clearance that the poses between two that were looked at may lose
-INNER = 0.5  # share of a chain's lever arms up to which a pair counts as close relatives
+POSES = 12  # measured in one tick, over all groups; a stop that needs more (fast and close) is refused
+BETWEEN = 1 / 3  # of the clearance limit that the poses between two that were looked at may lose, by the estimate above
+KINDS = 3  # of pairs within one chain, by where in it the first joint between them is
 
 
 class _Group:
@@ -38,15 +38,20 @@ class _Group:
         self.levers = levers
         self.pairs = pairs
         self.shapes = pin.GeometryModel()
-        for shape in shapes.geometryObjects:
-            self.shapes.addGeometryObject(shape)
+        self.index = {i: k for k, i in enumerate(sorted({i for pair in pairs for i in pair}))}  # only what is needed
+        for i in self.index:
+            self.shapes.addGeometryObject(shapes.geometryObjects[i])
         for i, k in pairs:
-            self.shapes.addCollisionPair(pin.CollisionPair(i, k))
+            self.shapes.addCollisionPair(pin.CollisionPair(self.index[i], self.index[k]))
         self.data = self.shapes.createData()
 
 
 class Distances:
     """Not thread-safe (pinocchio's work space).
+
+    Attributes:
+        between: m, that a clearance between two poses that were looked at may lie under those.
+        left: measurements that are left in this tick; the caller sets it to POSES.
 
     Args:
         model: of the arm.
@@ -63,8 +68,9 @@ class Distances:
                 shape.geometry = coal.Capsule(shape.geometry.radius, 2.0 * shape.geometry.halfLength)
         self._link_names = [model.frames[shape.parentFrame].name for shape in self._links]
         self._reach = [_reach(model, shape) for shape in self._links]
+        self.between = BETWEEN * limits.clearance
         self._world: dict[str, Obstacle] | None = None
-        self._q = np.zeros(model.nv)
+        self.left = 0
         self.set_world(())
 
     def set_world(self, obstacles: Sequence[Obstacle]) -> None:
@@ -80,7 +86,8 @@ class Distances:
             first = len(self._links) + len(self._limits.walls)
             for k, obstacle in enumerate(world.values()):
                 for group in self._groups:
-                    group.shapes.geometryObjects[first + k].placement = _placement(obstacle)
+                    if (local := group.index.get(first + k)) is not None:
+                        group.shapes.geometryObjects[local].placement = _placement(obstacle)
         self._world = world
         self._forget()
 
@@ -99,15 +106,16 @@ class Distances:
         for obstacle in world.values():
             shapes.addGeometryObject(pin.GeometryObject(obstacle.name, 0, 0, _placement(obstacle), _solid(obstacle)))
         self._names = [*self._link_names, *self._limits.walls, *world]
-        members: dict[tuple[frozenset[int], bool], list[tuple[int, int]]] = {}
-        levers: dict[tuple[frozenset[int], bool], Array] = {}
+        members: dict[tuple[frozenset[int], int], list[tuple[int, int]]] = {}
+        levers: dict[tuple[frozenset[int], int], Array] = {}
         for i, k in combinations(range(len(self._names)), 2):
             lever = self._lever(i, k)
             if lever is None:
                 continue
-            roots = frozenset(self._root(j) for j in np.flatnonzero(lever).tolist())
-            whole = sum(max(reach[j] for reach in self._reach) for j in range(len(lever)) if self._root(j) in roots)
-            key = roots, bool(lever.sum() <= INNER * whole)
+            joints = np.flatnonzero(lever).tolist()
+            roots = frozenset(map(self._root, joints))
+            chain = [j for j in range(len(lever)) if self._root(j) in roots]
+            key = roots, KINDS * chain.index(joints[0]) // len(chain)
             members.setdefault(key, []).append((i, k))
             levers[key] = np.maximum(levers.get(key, np.zeros_like(lever)), lever)
         self._groups = [_Group(shapes, pairs, levers[key]) for key, pairs in members.items()]
@@ -136,16 +144,17 @@ class Distances:
 
     def nearest(self, q: Sequence[float] | Array) -> tuple[float, str]:
         """Least distance [m] at `q` [n] rad, negative inside, and the pair "link~object"."""
-        return min((self._measure(g, q) for g in range(len(self._groups))), default=(inf, ""))
+        pose = np.array(q, np.float64)
+        return min((self._measure(g, pose) for g in range(len(self._groups))), default=(inf, ""))
 
-    def _measure(self, g: int, q: Sequence[float] | Array) -> tuple[float, str]:
+    def _measure(self, g: int, q: Array) -> tuple[float, str]:
         """The same for one group, which is remembered."""
+        self.left -= 1
         group = self._groups[g]
-        self._q[:] = q
-        pin.updateGeometryPlacements(self._model, self._data, group.shapes, group.data, self._q)
+        pin.updateGeometryPlacements(self._model, self._data, group.shapes, group.data, q)
         pair = pin.computeDistances(group.shapes, group.data)
         distance = float(group.data.distanceResults[pair].min_distance)
-        self._anchors[g], self._clearances[g] = self._q, distance
+        self._anchors[g], self._clearances[g] = q, distance
         i, k = group.pairs[pair]
         return distance, f"{self._names[i]}~{self._names[k]}"
 
@@ -185,28 +194,27 @@ class Distances:
             return end[0] >= floor, *end
         start = self._measure(g, first)
         extra = float(self._levers[g] @ turns)
-        kept, least = self._between(g, pose, 0.0, first, start[0], time, last, end[0], floor, extra, [POSES])
+        kept, least = self._between(g, pose, 0.0, first, start[0], time, last, end[0], floor, extra)
         return kept, *min(start, end, (least, end[1]))
 
     def _between(
         self, g: int, pose: Callable[[float], Sequence[float]], t0: float, q0: Array, c0: float,
-        t1: float, q1: Array, c1: float, floor: float, extra: float, left: list[int],
+        t1: float, q1: Array, c1: float, floor: float, extra: float,
     ) -> tuple[bool, float]:  # fmt: skip
-        """Whether group `g` keeps `floor` - NEAR between two poses, and the least clearance that was measured."""
+        """Whether group `g` keeps `floor` - `between` between two poses, and the least clearance that was measured."""
         if c0 < floor or c1 < floor:
             return False, min(c0, c1)
-        if float(self._levers[g] @ abs(q1 - q0)) + extra <= c0 + c1 - 2.0 * (floor - NEAR):
+        if float(self._levers[g].dot(abs(q1 - q0))) + extra <= c0 + c1 - 2.0 * (floor - self.between):
             return True, min(c0, c1)
-        left[0] -= 1
-        if left[0] <= 0:
+        if self.left <= 0:
             return False, min(c0, c1)
         middle = 0.5 * (t0 + t1)
         q = np.array(pose(middle))
         clearance, _ = self._measure(g, q)
-        kept, before = self._between(g, pose, t0, q0, c0, middle, q, clearance, floor, extra, left)
+        kept, before = self._between(g, pose, t0, q0, c0, middle, q, clearance, floor, extra)
         if not kept:
             return False, before
-        kept, after = self._between(g, pose, middle, q, clearance, t1, q1, c1, floor, extra, left)
+        kept, after = self._between(g, pose, middle, q, clearance, t1, q1, c1, floor, extra)
         return kept, min(before, after)
 
 

@@ -37,6 +37,7 @@ class Counters:
     ticks: int = 0
     missed_ticks: int = 0  # control periods that passed without a command
     limited_ticks: int = 0  # a limit changed the command
+    barrier_activations: int = 0  # ticks in which a moving obstacle changed the command
     accepted_chunks: int = 0
     rejected_chunks: int = 0
     rejections: Counter[str] = field(default_factory=Counter)
@@ -182,10 +183,7 @@ class SafetyFilter:
 
     def set_world(self, obstacles: Sequence[Obstacle]) -> None:
         """Replaces the obstacles that move; those of the safety files stay."""
-        if self._arm is not None:
-            self._arm.set_world(obstacles)
-            if self.seeded and not self._follower.moving:
-                self._arm.settle(self._follower.position)
+        self._follower.set_world(obstacles)
 
     def cap_speed(self, source: str, cap: float) -> None:
         """Bounds the path speed, 0..1, in the name of `source`; 0 brakes on the path and holds, 1 removes the bound."""

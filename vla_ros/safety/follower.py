@@ -7,19 +7,23 @@ velocity, |d²q/dt²| <= acceleration and |d³q/dt³| <= jerk hold for every tic
 over the control period). The reference is the last command, not the measured state, so the limits hold for what is sent.
 """
 
+# ruff: noqa: PLR1730 (a call of min or max costs as much as the rest of its line, 14 joints and 200 times a second)
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import copysign, inf, sqrt
+from typing import NamedTuple
 
 import numpy as np
 
 from vla_ros.safety import governor
 from vla_ros.safety.arm import Arm, Verdict
 from vla_ros.safety.braking import GUARD, State, along, duration, stop, stretch
+from vla_ros.safety.distances import POSES
 from vla_ros.safety.limits import Limits
 from vla_ros.safety.path import ChunkPath
-from vla_ros.types import Array
+from vla_ros.types import Array, Obstacle
 
 RETURN_SHARE = 0.4  # of acceleration and jerk for coming back to the path; the rest is the path's own
 POSITION_GAIN, VELOCITY_GAIN = 0.18, 0.46  # per tick; the fastest return: its three poles are at 0.61
@@ -35,6 +39,28 @@ NOTICE = 1e-6  # rad in a tick; less is no limit worth reporting
 HALVINGS = 8  # of the way between a command that is too much and one tick of the stop
 BACK_OFF = 0.8  # the path speed's ceiling after a refusal, as a share of it; comes back within RECOVERY
 RECOVERY = 0.3  # s
+
+
+class _Joint(NamedTuple):
+    """Limits of a joint, GUARD inside, and constants of its laws."""
+
+    low: float
+    high: float
+    v: float
+    a: float
+    jerk: float
+    near: float  # rad/s, under which the velocity limit cannot matter in this tick
+    # A stop from v covers less than w (slope w + ramp), w = v + reserve: further from a limit its position cannot matter.
+    reserve: float
+    slope: float
+    ramp: float
+    # Return to the path: velocity sqrt(lag² + back e) - lag at e rad off it, under `straight` rad in proportion; likewise
+    # acceleration sqrt(ease g) at g rad/s from the velocity wanted, under `steady` in proportion.
+    back: float
+    lag: float
+    straight: float
+    ease: float
+    steady: float
 
 
 class Follower:
@@ -66,20 +92,28 @@ class Follower:
         self._jerk = np.array(limits.jerk) * (1.0 - GUARD)
         self._torque = np.array(limits.torque)
         self._bounds = list(zip(limits.lower, limits.upper, strict=True))
-        self._joints: list[tuple[float, ...]] = []
+        self._joints: list[_Joint] = []
 
-    def _constants(self, position: Sequence[float]) -> list[tuple[float, ...]]:
+    def _constants(self, position: Sequence[float]) -> list[_Joint]:
+        """What the laws need of each joint, computed once, for an arm that starts at `position` [n] rad."""
         dt = self._dt
-        rows: list[tuple[float, ...]] = []
-        for q, (low, high), v, a, j in zip(
+        gain, damping = POSITION_GAIN / dt, VELOCITY_GAIN / dt
+        rows = []
+        for q, (low, high), v, a, jerk in zip(
             position, self._bounds, self._velocity.tolist(), self._acceleration.tolist(), self._jerk.tolist(), strict=True
         ):
-            # room beyond which the position limit cannot matter: a stop from full speed and two ticks
-            far = 0.5 * v * (v / a + a / j) + 2.0 * v * dt
-            back, lag = RETURN_SHARE * a, RETURN_SHARE * a * a / (2.0 * j)
-            # an arm that starts outside may not go further out
-            near = v - 3.0 * a * dt - a * a / (2.0 * j)  # below, the velocity limit cannot matter
-            rows.append((min(low + GUARD, q), max(high - GUARD, q), v, a, j, far, back, lag, RETURN_SHARE * j, near))
+            back, back_jerk = RETURN_SHARE * a, RETURN_SHARE * jerk
+            lag = RETURN_SHARE * a * a / (2.0 * jerk)
+            rows.append(
+                _Joint(
+                    # an arm that starts outside may not go further out
+                    low=min(low + GUARD, q), high=max(high - GUARD, q), v=v, a=a, jerk=jerk,
+                    near=v - 3.0 * a * dt - a * a / (2.0 * jerk),
+                    reserve=a * dt + a * a / (2.0 * jerk), slope=0.5 / a, ramp=2.5 * a / jerk + 2.0 * dt,
+                    back=2.0 * back, lag=lag, straight=max(0.0, 2.0 * (back - gain * lag) / gain**2),
+                    ease=2.0 * back_jerk, steady=2.0 * back_jerk / damping**2,
+                )
+            )  # fmt: skip
         return rows
 
     def seed(self, position: Sequence[float]) -> None:
@@ -87,7 +121,14 @@ class Follower:
         self.states = [(q, 0.0, 0.0) for q in position]
         self._joints = self._constants(position)
         if self._arm is not None:
-            self._arm.settle(position)
+            self.verdict = self._arm.settle(position)
+
+    def set_world(self, obstacles: Sequence[Obstacle]) -> None:
+        """Replaces the obstacles that move."""
+        if self._arm is not None:
+            self._arm.set_world(obstacles)
+            if self.states and not self.moving:
+                self.verdict = self._arm.settle(self.position, anew=False)
 
     @property
     def position(self) -> list[float]:
@@ -105,7 +146,7 @@ class Follower:
 
     def stopping_time(self) -> float:
         """Time [s] that the fastest stop takes from here."""
-        return max(duration(stop(v, a, c[3], c[4])) for (_, v, a), c in zip(self.states, self._joints, strict=True))
+        return max(duration(stop(v, a, c.a, c.jerk)) for (_, v, a), c in zip(self.states, self._joints, strict=True))
 
     def take(self, times: Array, rows: Array, settle: float, cap: float = 1.0) -> ChunkPath:
         """Follows the path from the command through `rows` [K, n] rad, due at times[1:] s; times[0] is now.
@@ -125,13 +166,13 @@ class Follower:
         if self.moving:
             self.states = [self._stopped(state, joint) for state, joint in zip(self.states, self._joints, strict=True)]
             if self._arm is not None and not self.moving:
-                self._arm.settle(self.position, anew=False)
+                self.verdict = self._arm.settle(self.position, anew=False)
         self.speed = self._change = 0.0
 
-    def _stopped(self, state: State, joint: tuple[float, ...]) -> State:
+    def _stopped(self, state: State, joint: _Joint) -> State:
         """One tick of a joint's fastest stop."""
         _, v, a = state
-        return along(state, stop(v, a, joint[3], joint[4]), self._dt) if v or a else state
+        return along(state, stop(v, a, joint.a, joint.jerk), self._dt) if v or a else state
 
     def follow(self, cap: float) -> list[str]:
         """One tick along the path, not faster than `cap` (0: braking on the path).
@@ -150,6 +191,8 @@ class Follower:
         cap = min(cap, self._ceiling)
         speed, change, active = self._advance(here, cap)
         states, limited = self._candidate(here, speed, change)
+        if self._arm is not None:
+            self._arm.distances.left = POSES
         if self._accept(states):
             self._ran(speed, change)
             return list(dict.fromkeys(active + limited))
@@ -172,13 +215,17 @@ class Follower:
         dt, speed = self._dt, self.speed
         least, most, jerk = -inf, inf, inf
         x = speed * speed
-        for (_, dq, ddq), (_, _, _, a_max, j_max, *_) in zip(zip(*here, strict=True), self._joints, strict=True):
+        for dq, ddq, (_, _, _, a_max, j_max, *_) in zip(here[1], here[2], self._joints, strict=True):
             if -1e-6 < dq < 1e-6:
                 continue
-            size = abs(dq)
+            size = dq if dq > 0.0 else -dq
             room, used = PATH_SHARE * a_max / size, ddq * x / dq
-            least, most = max(least, -room - used), min(most, room - used)
-            jerk = min(jerk, PATH_SHARE * j_max / size)
+            if -room - used > least:
+                least = -room - used
+            if room - used < most:
+                most = room - used
+            if PATH_SHARE * j_max < jerk * size:
+                jerk = PATH_SHARE * j_max / size
         allowed, tip, why = self._profile.at(self.time + speed * dt)
         # what the path speed needs to follow a falling profile without trailing it
         ahead, _, then = self._profile.at(self.time + speed * dt / PATH_GAIN)
@@ -211,49 +258,62 @@ class Follower:
         bends = self._path.at(self.time + 0.5 * (now + speed) * dt)
         states, active, worst = [], [], 0.0
         x = speed * speed
+        notice = NOTICE / (dt * dt)
         resting = speed == now == 0.0 or self.time >= self._path.end
-        for j, ((p, dp, _), (_, dp1, ddp1)) in enumerate(zip(zip(*here, strict=True), zip(*bends, strict=True), strict=True)):
-            q, v, a = state = self.states[j]
-            low, high, v_max, a_max, j_max, far, back, lag, back_jerk, v_near = self._joints[j]
+        gain, damping = POSITION_GAIN / dt, VELOCITY_GAIN / dt
+        for j, (state, joint, p, dp, dp1, ddp1) in enumerate(
+            zip(self.states, self._joints, here[0], here[1], bends[1], bends[2], strict=True)
+        ):
+            q, v, a = state
+            low, high, v_max, a_max, j_max, near, reserve, slope, ramp, back, lag, straight, ease, steady = joint
             error = p - q
-            size = abs(error)
-            worst = max(worst, size)
+            size = error if error > 0.0 else -error
+            if size > worst:
+                worst = size
             if resting and size < REST[0] and abs(v) < REST[1] and abs(a) < REST[2]:
                 states.append((q, 0.0, 0.0))
                 continue
-            gap = dp * now - v + copysign(min(POSITION_GAIN * size / dt, sqrt(lag * lag + 2.0 * back * size) - lag), error)
-            size = abs(gap)
+            if size <= straight:
+                gap = dp * now - v + gain * error
+            else:
+                gap = dp * now - v + copysign(sqrt(lag * lag + back * size) - lag, error)
             wanted = ddp1 * x + dp1 * change
-            wanted += copysign(min(VELOCITY_GAIN * size / dt, sqrt(2.0 * back_jerk * size)), gap)
-            step = j_max * dt
-            least, most = max(-a_max, a - step), min(a_max, a + step)
-            kind = "acceleration" if a_max < abs(a) + step else "jerk"
-            end = max(least, min(most, wanted))
-            if v > v_near and end > (bound := _ceiling(v, a, v_max, j_max, dt)):
+            if -steady <= gap <= steady:
+                wanted += damping * gap
+            else:
+                wanted += copysign(sqrt(ease * abs(gap)), gap)
+            least, most, kind = a - j_max * dt, a + j_max * dt, "jerk"
+            if wanted > a_max or wanted < -a_max:
+                kind = "acceleration"
+            if least < -a_max:
+                least = -a_max
+            if most > a_max:
+                most = a_max
+            end = most if wanted > most else least if wanted < least else wanted
+            if v > near and end > (bound := _ceiling(v, a, v_max, j_max, dt)):
                 end, kind = bound, "velocity"
-            if -v > v_near and end < (bound := -_ceiling(-v, -a, v_max, j_max, dt)):
+            if -v > near and end < (bound := -_ceiling(-v, -a, v_max, j_max, dt)):
                 end, kind = bound, "velocity"
             if end < least - 1e-9 * a_max or end > most + 1e-9 * a_max:
-                new = self._stopped(state, self._joints[j])
+                new = self._stopped(state, joint)
             else:
                 new = (q + dt * (v + dt * (2.0 * a + end) / 6.0), v + 0.5 * (a + end) * dt, end)
-                if high - q < far or q - low < far:
-                    inside = self._inside(state, new, j, low, high)
-                    if inside is not new:
-                        new, kind = inside, "position"
-            if abs(wanted - new[2]) * dt * dt > NOTICE:
+                w = (v if v > 0.0 else -v) + reserve
+                far = w * (slope * w + ramp)
+                if (high - q < far or q - low < far) and (inside := self._inside(state, new, joint)) is not new:
+                    new, kind = inside, "position"
+            if not -notice < wanted - new[2] < notice:
                 active.append(f"{kind}:{self._names[j]}")
             states.append(new)
         self.off_path = worst
         return states, active
 
-    def _inside(self, state: State, new: State, j: int, low: float, high: float) -> State:
+    def _inside(self, state: State, new: State, joint: _Joint) -> State:
         """`new`, or the last point on the way to it from one tick of the stop whose own stop stays inside.
 
         Both are ends of one tick with jerk inside its limit, so all points between them are.
         """
-        joint = self._joints[j]
-        a, jerk = joint[3], joint[4]
+        low, high, a, jerk = joint.low, joint.high, joint.a, joint.jerk
         if _stays(new, a, jerk, low, high):
             return new
         good = self._stopped(state, joint)

@@ -14,7 +14,7 @@ from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.strict import Section, load_yaml
 from vla_ros.safety import surroundings
 from vla_ros.safety.people import Separation
-from vla_ros.safety.surroundings import TABLE, Box, Payload, Wall
+from vla_ros.safety.surroundings import TABLE, BarrierConfig, Box, Payload, Wall
 from vla_ros.types import Obstacle
 
 # Single numbers >= 0; a smaller one is the tighter one. config/safety/panda.yaml documents them.
@@ -29,7 +29,7 @@ PER_JOINT = ("row_jump", "tracking_brake", "tracking_latch", "standstill")
 ROWS = ("velocity", "acceleration", "jerk")  # one per joint
 SCALES = {"velocity_scale": "velocity", "torque_scale": "torque"}  # (0, 1] of what the files before allow
 REQUIRED = (*SCALARS, *FLOORS, *PER_JOINT, *SCALES, "acceleration", "jerk", "position_margin", "walls")
-OPTIONAL = ("robot", "velocity", "position", "workspace", "world", "payload", "people")
+OPTIONAL = ("robot", "velocity", "position", "workspace", "world", "payload", "people", "barrier")
 FULL_CIRCLES = 4.0 * math.pi  # rad; no joint turns further, so more is a value in degrees
 
 
@@ -54,6 +54,7 @@ class Limits:
     world: Mapping[str, Obstacle]
     payload: Payload | None
     people: Separation | None
+    barrier: BarrierConfig | None
     row_jump: tuple[float, ...]
     tracking_brake: tuple[float, ...]
     tracking_latch: tuple[float, ...]
@@ -104,6 +105,7 @@ class Limits:
             world={},
             payload=None,
             people=None,
+            barrier=None,
             source=str(contract.urdf),
             **dict.fromkeys(PER_JOINT, unbounded),  # type: ignore[arg-type]
             **dict.fromkeys(SCALARS, math.inf),  # type: ignore[arg-type]
@@ -183,6 +185,8 @@ def _tighten(limits: Limits, section: Section) -> Limits:
         if limits.people is not None:
             raise looser("people", "a second section", "the one")
         changes["people"] = Separation.from_section(section.section("people"))
+    if "barrier" in given:
+        changes["barrier"] = BarrierConfig.from_section(section.section("barrier"), limits.barrier, looser)
     return replace(limits, **changes)
 
 

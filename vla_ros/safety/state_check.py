@@ -71,9 +71,11 @@ class StateCheck:
             return None, "state_shape"
         position, velocity = state.position.tolist(), state.velocity.tolist()
         measured = Measured(state.stamp, [position[k] for k in self._order], [velocity[k] for k in self._order])
-        for name, q, v in zip(self._limits.joints, measured.position, measured.velocity, strict=True):
-            if not (isfinite(q) and isfinite(v)):
-                return None, f"state_non_finite:{name}"
+        if not isfinite(sum(measured.position) + sum(measured.velocity)):  # one number for all, and huge ones are no better
+            for name, q, v in zip(self._limits.joints, measured.position, measured.velocity, strict=True):
+                if not (isfinite(q) and isfinite(v)):
+                    return None, f"state_non_finite:{name}"
+            return None, f"state_non_finite:{self._limits.joints[0]}"
         if not abs(now - state.stamp) <= self._limits.state_age:
             return None, "state_stale"
         return measured, ""

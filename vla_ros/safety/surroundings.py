@@ -1,4 +1,5 @@
-"""What the arm must not touch and what it carries, as safety files say it: boxes for frames, walls, obstacles, payload."""
+"""What the arm must not touch and what it carries, as safety files say it: boxes for frames, walls, obstacles, payload,
+and how it evades obstacles that move."""
 
 from __future__ import annotations
 
@@ -33,6 +34,41 @@ class Payload:
     frame: str
     mass: float  # kg
     centre: Vector  # m, of mass, in the frame
+
+
+@dataclass(frozen=True)
+class BarrierConfig:
+    """Section `barrier` of config/safety/<robot>.yaml; without it, nothing is evaded."""
+
+    gain: float  # 1/s: the approach may use up this share of the remaining distance per second
+    distance: float  # m, that is kept
+    activation: float  # m, from where an obstacle counts
+
+    @classmethod
+    def from_section(cls, section: Section, earlier: BarrierConfig | None, looser: Callable[..., VlaRosError]) -> BarrierConfig:
+        """
+        Args:
+            earlier: the section of an earlier file, that this one may only tighten; `looser` makes the error.
+
+        Raises:
+            VlaRosError: key unknown, missing, out of range or looser.
+        """
+        section.check_keys("gain", "distance", "activation")
+        config = cls(
+            gain=section.number("gain", 0.1, 50.0),
+            distance=section.number("distance", 0.001, 1.0),
+            activation=section.number("activation", 0.002, 3.0),
+        )
+        if config.activation <= config.distance:
+            raise section.wrong("activation", f"more than distance ({config.distance:g} m)")
+        if earlier is not None:
+            if config.gain > earlier.gain:
+                raise looser("barrier.gain", config.gain, f"at most {earlier.gain:g}")
+            if config.distance < earlier.distance:
+                raise looser("barrier.distance", config.distance, f"at least {earlier.distance:g}")
+            if config.activation < earlier.activation:
+                raise looser("barrier.activation", config.activation, f"at least {earlier.activation:g}")
+        return config
 
 
 def workspace(section: Section, earlier: Mapping[str, Box], looser: Callable[..., VlaRosError]) -> dict[str, Box]:
