@@ -46,7 +46,7 @@ def one_joint() -> Barrier:
 
 def panda() -> tuple[Barrier, Arm]:
     arm = Arm(CONTRACT, LIMITS)
-    return Barrier(arm.model, arm.distances._links, LIMITS), arm
+    return Barrier(arm.model, arm.distances.links, LIMITS), arm
 
 
 def hand(lift: float) -> tuple[float, float, float]:
@@ -69,7 +69,7 @@ def test_one_row_is_the_closed_form(gap: float, speed: float) -> None:
 
 def test_several_rows_fulfil_the_optimality_conditions() -> None:
     arm = Arm(CONTRACT, LIMITS)
-    barrier = Barrier(arm.model, arm.distances._links, replace(LIMITS, walls={}))
+    barrier = Barrier(arm.model, arm.distances.links, replace(LIMITS, walls={}))
     x, y, z = hand(0.0)
     barrier.set_world([ball((x + 0.13, y, z), "a"), ball((x, y + 0.14, z), "b"), ball((x - 0.2, y, z + 0.1), "c")], 0.0)
     rng, bound = np.random.default_rng(0), np.full(7, 0.6)
@@ -146,7 +146,7 @@ def test_what_cannot_be_evaded_gets_the_best_effort() -> None:
 def test_evasion_keeps_off_the_table() -> None:
     barrier, _ = panda()
     arm = Arm(CONTRACT, LIMITS)
-    blind = Barrier(arm.model, arm.distances._links, replace(LIMITS, walls={}))
+    blind = Barrier(arm.model, arm.distances.links, replace(LIMITS, walls={}))
     falls = []
     for which in (barrier, blind):
         which.set_world([ball(hand(0.07))], 0.0)

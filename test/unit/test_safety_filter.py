@@ -470,3 +470,25 @@ def test_unknown_frames_are_refused_at_load(tmp_path: Path) -> None:
     file.write_text("workspace: {panda_elbow: {x: [0, 1], y: [0, 1], z: [0, 1]}}")
     with pytest.raises(VlaRosError, match=r"task.yaml: workspace: frame 'panda_elbow' is not in .*panda.urdf; frames: "):
         SafetyFilter.for_robot(CONTRACT, "panda", file)
+
+
+def test_the_barrier_makes_room_for_a_ball_that_comes_nearer_and_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "barrier.yaml"
+    file.write_text("barrier: {gain: 4.0, distance: 0.05, activation: 0.20}")
+    least = {}
+    for name, safety in (("off", SafetyFilter.for_robot(CONTRACT)), ("on", SafetyFilter.for_robot(CONTRACT, "panda", file))):
+        cell = Cell(safety)
+        x, y, z = KINEMATICS.tip_pose(HOME)[:3]
+        gaps = []
+        for k in range(200):
+            if k % 10 == 0:
+                gap = max(0.3 - 0.3 * k * DT, 0.088)
+                centre = np.array([x, y + 0.012 + gap, z + 0.03])
+                cell.filter.set_world([Obstacle("ball", "sphere", (0.1,), tuple(centre.tolist()))])
+                assert cell.submit(cell.q) == ""
+            cell.tick()
+            gaps.append(np.hypot(*(KINEMATICS.tip_pose(cell.q)[:2] - centre[:2])) - 0.062)
+        least[name] = min(gaps)
+        assert (cell.filter.counters.barrier_activations > 0) == (name == "on")
+    assert least["off"] == pytest.approx(0.038, abs=1e-3)
+    assert least["on"] > 0.045

@@ -138,15 +138,20 @@ class Arm:
         """[n] N m, Coulomb friction of the joints (the URDF's)."""
         return self._friction
 
-    def torque_share(self, q: Sequence[float], v: Sequence[float], a: Sequence[float]) -> tuple[float, int]:
-        """Largest |torque|, friction against the motors added, over its limit, and its joint."""
-        speed = np.array(v)
-        load = abs(pin.rnea(self.model, self.data, np.array(q), speed, np.array(a)))
-        if any(v):
-            load += self._friction + self._damping * abs(speed)
-        shares = load / self._torque
-        worst = int(shares.argmax())
-        return float(shares[worst]), worst
+    def torque_share(self, *states: Sequence[Sequence[float]]) -> tuple[float, int]:
+        """Largest |torque| of some states (q, v, a) [3, n], friction against the motors added, over its limit, and its
+        joint."""
+        loads, speeds = np.empty((2, len(states), self.model.nv))
+        for load, speed, state in zip(loads, speeds, states, strict=True):
+            q, v, a = np.array(state)
+            load[:], speed[:] = pin.rnea(self.model, self.data, q, v, a), v
+        np.abs(loads, out=loads)
+        np.abs(speeds, out=speeds)
+        if speeds.any():
+            loads += self._friction + self._damping * speeds
+        loads /= self._torque
+        worst = int(loads.argmax())
+        return float(loads.flat[worst]), worst % self.model.nv
 
     def settle(self, q: Sequence[float], anew: bool = True) -> Verdict:
         """The arm stands at `q` [n] rad: where that is beyond a limit already, motions that do not lead further are let
@@ -155,7 +160,7 @@ class Arm:
         clearance, nearest = self.distances.nearest(q)
         kept = min(self._limits.clearance, clearance - ROUNDING)
         still = [0.0] * len(q)
-        share = self.torque_share(q, still, still)[0]
+        share = self.torque_share((q, still, still))[0]
         if anew or self._new_world:
             self.floor, self._new_world = kept, False
         else:
@@ -181,7 +186,9 @@ class Arm:
         time = self._plan_stop(q, v, a)
         if time == inf:
             return Verdict("stop", 0.0, "", 0.0, 0.0)
-        share, joint = self.torque_share(q, v, a)
+        # where the stop begins, where it brakes hardest, and at its end; the beginning last, as tip speed comes from there
+        later = [self._trajectory.at_time(t) for t in (time, BRAKING * time)] if moving else []
+        share, joint = self.torque_share(*later, (q, v, a))
         speed = self._tip_speed() if moving else 0.0
         if speed > self.tip_limit and speed >= tip_speed:
             refused = "tip_speed"
@@ -192,10 +199,8 @@ class Arm:
                 refused = f"workspace:{where}"
             elif not kept:
                 refused = f"clearance:{nearest}"
-            elif moving:  # where it brakes hardest, and at its end
-                for later in (BRAKING * time, time):
-                    share, joint = max((share, joint), self.torque_share(*self._trajectory.at_time(later)))
-                refused = f"torque:{self._limits.joints[joint]}" if share > self.most_torque else ""
+            elif moving and share > self.most_torque:
+                refused = f"torque:{self._limits.joints[joint]}"
         verdict = Verdict(refused, clearance, nearest, share, speed)
         if not refused:
             self.floor = min(self._limits.clearance, max(self.floor, clearance - self.distances.between))

@@ -21,7 +21,7 @@ import numpy as np
 import pinocchio as pin
 from numpy.typing import NDArray
 
-from vla_ros.safety.distances import _placement, _solid
+from vla_ros.safety.distances import placement_of, solid_of
 from vla_ros.safety.limits import Limits
 from vla_ros.safety.surroundings import Wall, check
 from vla_ros.types import Array, Obstacle
@@ -159,7 +159,7 @@ class Barrier:
         self._tracks = tracks
         if same:
             for k, obstacle in enumerate(obstacles):
-                self._moving.place(k, _placement(obstacle))
+                self._moving.place(k, placement_of(obstacle))
         else:
             self._moving = _Pairs(self._model, self._links, [_body(o) for o in obstacles])
         self._moving.velocities = [track.velocity.tolist() for track in tracks.values()]
@@ -248,7 +248,7 @@ class Barrier:
 
 
 def _body(obstacle: Obstacle) -> pin.GeometryObject:
-    return pin.GeometryObject(obstacle.name, 0, 0, _placement(obstacle), _solid(obstacle))
+    return pin.GeometryObject(obstacle.name, 0, 0, placement_of(obstacle), solid_of(obstacle))
 
 
 def _wall(name: str, wall: Wall) -> pin.GeometryObject:

@@ -50,6 +50,7 @@ class Distances:
     """Not thread-safe (pinocchio's work space).
 
     Attributes:
+        links: collision shapes of the arm.
         between: m, that a clearance between two poses that were looked at may lie under those.
         left: measurements that are left in this tick; the caller sets it to POSES.
 
@@ -62,12 +63,12 @@ class Distances:
         self._model, self._data = model, model.createData()
         self._limits = limits
         self._allowed = disabled_pairs(contract.srdf)
-        self._links = list(shapes.geometryObjects)
-        for shape in self._links:
+        self.links = list(shapes.geometryObjects)
+        for shape in self.links:
             if isinstance(shape.geometry, coal.Cylinder):
                 shape.geometry = coal.Capsule(shape.geometry.radius, 2.0 * shape.geometry.halfLength)
-        self._link_names = [model.frames[shape.parentFrame].name for shape in self._links]
-        self._reach = [_reach(model, shape) for shape in self._links]
+        self._link_names = [model.frames[shape.parentFrame].name for shape in self.links]
+        self._reach = [_reach(model, shape) for shape in self.links]
         self.between = BETWEEN * limits.clearance
         self._world: dict[str, Obstacle] | None = None
         self.left = 0
@@ -83,11 +84,11 @@ class Distances:
         if self._world is None or kinds != before:
             self._build(world)
         else:
-            first = len(self._links) + len(self._limits.walls)
+            first = len(self.links) + len(self._limits.walls)
             for k, obstacle in enumerate(world.values()):
                 for group in self._groups:
                     if (local := group.index.get(first + k)) is not None:
-                        group.shapes.geometryObjects[local].placement = _placement(obstacle)
+                        group.shapes.geometryObjects[local].placement = placement_of(obstacle)
         self._world = world
         self._forget()
 
@@ -97,14 +98,14 @@ class Distances:
 
     def _build(self, world: dict[str, Obstacle]) -> None:
         shapes = pin.GeometryModel()
-        for link in self._links:
+        for link in self.links:
             shapes.addGeometryObject(link)
         for name, wall in self._limits.walls.items():
             normal = np.array(wall.normal)
             half = coal.Halfspace(normal, float(normal @ wall.point))
             shapes.addGeometryObject(pin.GeometryObject(name, 0, 0, pin.SE3.Identity(), half))
         for obstacle in world.values():
-            shapes.addGeometryObject(pin.GeometryObject(obstacle.name, 0, 0, _placement(obstacle), _solid(obstacle)))
+            shapes.addGeometryObject(pin.GeometryObject(obstacle.name, 0, 0, placement_of(obstacle), solid_of(obstacle)))
         self._names = [*self._link_names, *self._limits.walls, *world]
         members: dict[tuple[frozenset[int], int], list[tuple[int, int]]] = {}
         levers: dict[tuple[frozenset[int], int], Array] = {}
@@ -123,10 +124,10 @@ class Distances:
 
     def _lever(self, i: int, k: int) -> Array | None:
         """Lever arms [n] of the joints between two shapes; None for a pair that is not watched."""
-        count = len(self._links)
+        count = len(self.links)
         if i >= count or frozenset((self._names[i], self._names[k])) in self._allowed:
             return None
-        joints = [self._links[s].parentJoint if s < count else 0 for s in (i, k)]
+        joints = [self.links[s].parentJoint if s < count else 0 for s in (i, k)]
         if self._names[i] == self._names[k] or joints[0] == joints[1]:
             return None  # nothing moves them against each other, so nothing can keep them apart
         above = [set(self._model.supports[joint]) for joint in joints]
@@ -235,11 +236,11 @@ def _reach(model: pin.Model, shape: pin.GeometryObject) -> list[float]:
     return reach
 
 
-def _placement(obstacle: Obstacle) -> pin.SE3:
+def placement_of(obstacle: Obstacle) -> pin.SE3:
     return pin.XYZQUATToSE3(np.array([*obstacle.position, *obstacle.quaternion]))
 
 
-def _solid(obstacle: Obstacle) -> coal.CollisionGeometry:
+def solid_of(obstacle: Obstacle) -> coal.CollisionGeometry:
     size = obstacle.size
     if obstacle.shape == "box":
         return coal.Box(*size)

@@ -183,7 +183,7 @@ class SafetyFilter:
 
     def set_world(self, obstacles: Sequence[Obstacle]) -> None:
         """Replaces the obstacles that move; those of the safety files stay."""
-        self._follower.set_world(obstacles)
+        self._follower.set_world(obstacles, self._time)
 
     def cap_speed(self, source: str, cap: float) -> None:
         """Bounds the path speed, 0..1, in the name of `source`; 0 brakes on the path and holds, 1 removes the bound."""
@@ -311,6 +311,7 @@ class SafetyFilter:
         silent = self._silence(path, time)
         reason = silent or (min(self._caps, key=self._caps.__getitem__) if cap <= 0.0 else "")
         active = follower.follow(0.0 if reason else cap)
+        self.counters.barrier_activations += bool(follower.evading)
         self._lag += (1.0 - follower.speed) * self.period
         if not reason and follower.refused and follower.speed < CREEP:
             reason = follower.refused

@@ -19,6 +19,7 @@ import numpy as np
 
 from vla_ros.safety import governor
 from vla_ros.safety.arm import Arm, Verdict
+from vla_ros.safety.barrier import FAILED, Barrier
 from vla_ros.safety.braking import GUARD, State, along, duration, stop, stretch
 from vla_ros.safety.distances import POSES
 from vla_ros.safety.limits import Limits
@@ -33,6 +34,7 @@ WAIT_FROM, WAIT_OVER = 0.004, 0.02  # rad off the path: from where on the path w
 # Of the acceleration limit that the start of a path may ask for; its first row comes later otherwise. 1 costs 5 to 40 % of
 # time where the limits are tight, without a limit the tip is twice as far off its path there.
 TAKEOVER = 2.5
+AHEAD = 3.5  # ticks that the acceleration of an evasion is taken to last: with 0.5, the end of this one, it rings
 SLOWEST = 0.05  # path speed that a moving arm takes over with at least
 REST = (1e-7, 1e-5, 1e-2)  # rad off the path's end, rad/s, rad/s²: less is standstill
 NOTICE = 1e-6  # rad in a tick; less is no limit worth reporting
@@ -68,6 +70,7 @@ class Follower:
 
     Attributes:
         states: per joint (q rad, v rad/s, a rad/s²) of the last command.
+        evading: what the barrier of moving obstacles changed in the last tick.
         refused: what the last tick's motion would have broken, '' if nothing.
         off_path: rad, largest distance of a joint from the path.
         verdict: on the last command that was accepted; a stop from it keeps what it says.
@@ -87,6 +90,10 @@ class Follower:
         self.speed = 0.0
         self._change = 0.0  # 1/s, of the path speed
         self._ceiling = 1.0
+        self.evading: list[str] = []
+        self._barrier: Barrier | None = None
+        if arm is not None and limits.barrier is not None:
+            self._barrier = Barrier(arm.model, arm.distances.links, limits)
         self._velocity = np.array(limits.velocity) * (1.0 - GUARD)
         self._acceleration = np.array(limits.acceleration) * (1.0 - GUARD)
         self._jerk = np.array(limits.jerk) * (1.0 - GUARD)
@@ -123,8 +130,10 @@ class Follower:
         if self._arm is not None:
             self.verdict = self._arm.settle(position)
 
-    def set_world(self, obstacles: Sequence[Obstacle]) -> None:
-        """Replaces the obstacles that move."""
+    def set_world(self, obstacles: Sequence[Obstacle], now: float) -> None:
+        """Replaces the obstacles that move, as seen at `now` [s]."""
+        if self._barrier is not None:
+            self._barrier.set_world(obstacles, now)
         if self._arm is not None:
             self._arm.set_world(obstacles)
             if self.states and not self.moving:
@@ -182,7 +191,7 @@ class Follower:
         """
         assert self._path is not None
         dt = self._dt
-        self.refused = ""
+        self.refused, self.evading = "", []
         if cap <= 0.0 and self.off_path > WAIT_FROM:  # braking does not chase a path
             self.stop()
             return ["off_path"]
@@ -193,6 +202,14 @@ class Follower:
         states, limited = self._candidate(here, speed, change)
         if self._arm is not None:
             self._arm.distances.left = POSES
+        if self._barrier is not None and cap > 0.0:  # a stop that was ordered is not evaded out of
+            evasion, names = self._evade(self._barrier, states)
+            if evasion is not states and self._accept(evasion):
+                self.evading = names
+                self._ran(speed, change)
+                return list(dict.fromkeys(active + limited + names))
+            limited += [name for name in names if name == FAILED]
+            self.refused = ""
         if self._accept(states):
             self._ran(speed, change)
             return list(dict.fromkeys(active + limited))
@@ -307,6 +324,31 @@ class Follower:
             states.append(new)
         self.off_path = worst
         return states, active
+
+    def _evade(self, barrier: Barrier, states: list[State]) -> tuple[list[State], list[str]]:
+        """The states as moving obstacles let them be (barrier.py), every joint viable still; the same list if they do."""
+        dt, ahead, rows = self._dt, AHEAD * self._dt, []
+        for (_, v, a), (_, _, end), c in zip(self.states, states, self._joints, strict=True):
+            least = max(-c.a, a - c.jerk * dt, -_ceiling(-v, -a, c.v, c.jerk, dt))
+            most = min(c.a, a + c.jerk * dt, _ceiling(v, a, c.v, c.jerk, dt))
+            if least > most:
+                least = most = end
+            start = v + 0.5 * a * dt
+            rows.append((start + ahead * end, start + ahead * min(least, end), start + ahead * max(most, end)))
+        wanted, low, high = np.array(rows).T
+        velocity, names = barrier.adjust(np.array(self.position), wanted, low, high)
+        if velocity is wanted:
+            return states, list(names)
+        result = []
+        for state, new, c, w, u in zip(self.states, states, self._joints, wanted.tolist(), velocity.tolist(), strict=True):
+            if u == w:
+                result.append(new)
+                continue
+            q, v, a = state
+            end = (u - v - 0.5 * a * dt) / ahead
+            moved = (q + dt * (v + dt * (2.0 * a + end) / 6.0), v + 0.5 * (a + end) * dt, end)
+            result.append(self._inside(state, moved, c))
+        return result, list(names)
 
     def _inside(self, state: State, new: State, joint: _Joint) -> State:
         """`new`, or the last point on the way to it from one tick of the stop whose own stop stays inside.
