@@ -98,6 +98,7 @@ class SafetyNode(Node):
         self.inputs = SafetyInputs(self, self.contract, self.filter, self.diagnostics)
         self.stop = DriverStop(self, StopSpec.load(self.contract), self.diagnostics)
         self._fastest = float("nan")  # rad/s, of the measured joints
+        self._ordered = 0.0  # s, perf_counter, of an e-stop that no command has obeyed yet
         self._standing: float | None = None  # s, monotonic, since when a latched command stands
         self.heartbeat = self.create_publisher(Header, "/safety/heartbeat", qos.LATEST)
         self.markers = self.create_publisher(MarkerArray, "/safety/markers", qos.COMMAND)
@@ -184,6 +185,9 @@ class SafetyNode(Node):
 
     def _send(self, sent: SafeCommand) -> None:
         self.commands.publish(convert.command_message(sent))
+        if self._ordered:
+            self.diagnostics.sample("estop_to_command", time.perf_counter() - self._ordered)
+            self._ordered = 0.0
         self.diagnostics.count("commands", rate=True)
         shown = (sent.mode, sent.reason, sent.active)
         if shown != self._shown and (self._shown is None or shown[:2] != self._shown[:2]) and sent.reason:
@@ -228,11 +232,18 @@ class SafetyNode(Node):
 
     def _on_estop(self, message: Bool) -> None:
         if message.data:
+            self._order()
             self.filter.estop(STOP_TOPIC, held=True)
         else:
             self.filter.release(STOP_TOPIC)
 
+    def _order(self) -> None:
+        """A stop was ordered now; /diagnostics tells how long the command that obeys it took."""
+        if self.filter.mode != SafetyMode.LATCHED:
+            self._ordered = time.perf_counter()
+
     def _on_estop_service(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._order()
         self.filter.estop(STOP_SERVICE)
         response.success, response.message = True, "latched; clear the cause, then call /safety/reset"
         return response
