@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
+from vla_ros.safety.arm import Arm
 from vla_ros.safety.braking import along, stop
 from vla_ros.safety.filter import SafetyFilter
 from vla_ros.types import (
@@ -492,3 +494,68 @@ def test_the_barrier_makes_room_for_a_ball_that_comes_nearer_and_is_counted(tmp_
         assert (cell.filter.counters.barrier_activations > 0) == (name == "on")
     assert least["off"] == pytest.approx(0.038, abs=1e-3)
     assert least["on"] > 0.045
+
+
+def test_a_pair_that_is_too_near_loosens_nothing_for_the_others() -> None:
+    """An obstacle reported inside a link must not let the tool into another one."""
+    cell = Cell()
+    inside = Obstacle("ghost", "sphere", (0.04,), (0.0, 0.0, 0.333))
+    cell.filter.set_world([inside, Obstacle("post", "box", (0.1, 0.1, 0.4), (0.36, 0.25, 0.2))])
+    tips = []
+    for k in range(16):
+        target = KINEMATICS.tip_pose(HOME)[:3] + np.array([0, 0.02 * (k + 1), 0])
+        cell.submit(KINEMATICS.ik(cell.q, target))
+        tips += [KINEMATICS.tip_pose(cell.tick().command)[1] for _ in range(20)]
+    assert 0.05 < max(tips) < 0.2 - 0.04 - cell.filter.limits.clearance
+
+
+def test_obstacles_without_a_name_of_their_own_are_refused() -> None:
+    cell = Cell()
+    ball = Obstacle("ball", "sphere", (0.1,), (2.0, 0.0, 0.5))
+    for world in ([ball, ball], [dataclasses.replace(ball, name="table")], [dataclasses.replace(ball, name="panda_hand")]):
+        with pytest.raises(VlaRosError, match="the name is taken"):
+            cell.filter.set_world(world)
+    with pytest.raises(VlaRosError, match="within 1000"):
+        cell.filter.set_world([dataclasses.replace(ball, position=(1e160, 0.0, 0.0))])
+
+
+def test_stops_keep_the_torque_limit() -> None:
+    """Inverse dynamics of every command of hard motions and their e-stops, as sent."""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for _ in range(12):
+        cell = Cell()
+        judge = Arm(CONTRACT, cell.filter.limits)
+        for k in range(60):
+            if k % 8 == 0:
+                cell.submit(np.clip(cell.q + rng.uniform(-0.5, 0.5, 7), cell.filter.limits.lower, cell.filter.limits.upper))
+            if k == 44:
+                cell.filter.estop("button")
+            cell.tick()
+            q, v, a = zip(*cell.filter._follower.states, strict=True)
+            worst = max(worst, judge.torque_share((q, v, a))[0])
+    assert worst <= 1.0
+
+
+def test_the_clock_and_stamps_cannot_blind_the_watchdogs() -> None:
+    cell = Cell()
+    assert cell.submit(observation_stamp=cell.now + 1e6) == "from_the_future"
+    cell.filter.watch("camera", 0.2)
+    cell.filter.heard("camera", cell.now)
+    cell.now -= 50.0
+    for _ in range(60):
+        cell.tick()
+    assert cell.submit(cell.q + 0.1) == ""
+    assert cell.tick().reason == "silence:camera"
+    rows = np.tile(KINEMATICS.tip_pose(HOME), (101, 1))
+    assert cell.submit(rows, semantics=TIP_POSE, joint_names=(CONTRACT.tip,), period=0.01) == "too_many_rows"
+
+
+def test_commands_start_only_where_an_arm_can_be_and_stands() -> None:
+    safety = SafetyFilter.for_robot(CONTRACT)
+    far, fast = np.full(7, 1e6), np.eye(7)[2]
+    assert safety.tick(1.0, JointState(1.0, JOINTS, far, np.zeros(7))) is None
+    assert safety.reason == "state_outside:panda_joint1"
+    assert safety.tick(1.1, JointState(1.1, JOINTS, HOME, fast)) is None
+    assert safety.reason == "arm_moves:panda_joint3"
+    assert safety.tick(1.2, JointState(1.2, JOINTS, HOME, np.zeros(7))) is not None

@@ -19,9 +19,7 @@ from vla_ros.errors import VlaRosError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name and everything behind it."""
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(available())}")
-    parser.add_argument(
-        "arguments", nargs=argparse.REMAINDER, metavar="...", help="handed to the node (--ros-args ...)"
-    )
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="handed to the node (--ros-args ...)")
 
 
 def available() -> list[str]:

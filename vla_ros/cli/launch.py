@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="+", metavar="FILE [NAME:=VALUE ...]", help="launch file and its arguments")
     parser.add_argument("-s", "--show-args", action="store_true", help="list the arguments of the file and end")
     parser.add_argument("-n", "--dry-run", action="store_true", help="print the command lines and end")
-    parser.add_argument(
-        "--grace", type=float, default=5.0, metavar="S", help="seconds per signal when ending (default 5)"
-    )
+    parser.add_argument("--grace", type=float, default=5.0, metavar="S", help="seconds per signal when ending (default 5)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,9 +81,7 @@ def split_words(words: list[str]) -> tuple[Path, dict[str, str]]:
     if len(names) == 2 and names[0] == "vla_ros":
         return in_package(names[1]), given
     if len(names) != 1:
-        raise VlaRosError(
-            f"expected one launch file and NAME:=VALUE pairs, found {', '.join(map(repr, names)) or 'none'}"
-        )
+        raise VlaRosError(f"expected one launch file and NAME:=VALUE pairs, found {', '.join(map(repr, names)) or 'none'}")
     path = Path(names[0]).expanduser()
     if path.exists() or len(path.parts) > 1:
         return path, given

@@ -88,9 +88,7 @@ def _fill(message: Any, values: Any, at: str) -> None:
     for name, value in values.items():
         where = f"{at}.{name}" if at else str(name)
         if name not in fields:
-            raise VlaRosError(
-                f"{where}: no such field in {type(message).__name__}; there are: {', '.join(fields) or 'none'}"
-            )
+            raise VlaRosError(f"{where}: no such field in {type(message).__name__}; there are: {', '.join(fields) or 'none'}")
         current = getattr(message, name)
         if hasattr(current, "get_fields_and_field_types"):
             _fill(current, value, where)

@@ -23,12 +23,8 @@ def add_verbs(verbs: Any) -> None:
     echo_parser.add_argument("topic")
     echo_parser.add_argument("type", nargs="?", help="package/msg/Name; found out if not given")
     echo_parser.add_argument("--once", action="store_true", help="end after the first message")
-    echo_parser.add_argument(
-        "--timeout", type=float, metavar="S", help="end with status 1 when no message came for S seconds"
-    )
-    echo_parser.add_argument(
-        "--field", metavar="PATH", help="only this field, such as header.stamp or poses.0.position"
-    )
+    echo_parser.add_argument("--timeout", type=float, metavar="S", help="end with status 1 when no message came for S seconds")
+    echo_parser.add_argument("--field", metavar="PATH", help="only this field, such as header.stamp or poses.0.position")
     echo_parser.add_argument("--no-arr", action="store_true", help="arrays as type and length")
     echo_parser.add_argument("--no-str", action="store_true", help="strings as their length")
     echo_parser.add_argument("-f", "--full-length", action="store_true", help="do not truncate arrays and strings")
@@ -47,9 +43,7 @@ def add_verbs(verbs: Any) -> None:
     pub_parser.add_argument("-r", "--rate", type=float, default=1.0, metavar="HZ")
     pub_parser.add_argument("-1", "--once", action="store_true", help="wait for a subscription, publish once, end")
     pub_parser.add_argument("-t", "--times", type=positive, metavar="N", help="end after N messages")
-    pub_parser.add_argument(
-        "-w", "--wait-matching-subscriptions", type=int, metavar="N", help="wait for N subscriptions"
-    )
+    pub_parser.add_argument("-w", "--wait-matching-subscriptions", type=int, metavar="N", help="wait for N subscriptions")
     pub_parser.set_defaults(verb_function=publish)
 
 

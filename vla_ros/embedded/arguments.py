@@ -87,9 +87,7 @@ def parse(argv: list[str]) -> Arguments:
         elif ":=" in item and not item.startswith("-"):
             result.remaps.append(_remap(item))
         else:
-            raise VlaRosError(
-                f"command line after --ros-args: found {item!r}, expected -r, -p, --params-file or --log-level"
-            )
+            raise VlaRosError(f"command line after --ros-args: found {item!r}, expected -r, -p, --params-file or --log-level")
     return result
 
 
@@ -136,9 +134,7 @@ def read_parameter_file(path: Path) -> list[tuple[str, str, Any]]:
     except (OSError, yaml.YAMLError) as error:
         raise VlaRosError(f"{path}: cannot be read as a parameter file: {error}") from error
     if not isinstance(content, dict):
-        raise VlaRosError(
-            f"{path}: found {type(content).__name__}, expected node names with ros__parameters under them"
-        )
+        raise VlaRosError(f"{path}: found {type(content).__name__}, expected node names with ros__parameters under them")
     found: list[tuple[str, str, Any]] = []
     _nodes(path, "", content, found)
     return found
@@ -154,9 +150,7 @@ def _nodes(path: Path, prefix: str, content: dict[Any, Any], found: list[tuple[s
             name = str(key)
             _nodes(path, f"{prefix.rstrip('/')}/{name.lstrip('/')}" if prefix else name, value, found)
         else:
-            raise VlaRosError(
-                f"{path}: {prefix or 'top level'}: found key {key!r} = {value!r}, expected ros__parameters"
-            )
+            raise VlaRosError(f"{path}: {prefix or 'top level'}: found key {key!r} = {value!r}, expected ros__parameters")
 
 
 def _flat(prefix: str, content: dict[Any, Any]) -> list[tuple[str, Any]]:

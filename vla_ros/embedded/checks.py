@@ -96,9 +96,7 @@ def numbers(where: str, base: str, length: int, fixed: bool) -> Check:
     """Check of an array of numbers: [n] of the field's type; `length` 0 means no bound."""
     dtype = np.dtype(DTYPES[base])
     accepted = {"b": "b", "f": "fiu"}.get(dtype.kind, "iu")
-    expected = f"a one-dimensional array of {base}" + (
-        f" with {'' if fixed else 'at most '}{length} values" if length else ""
-    )
+    expected = f"a one-dimensional array of {base}" + (f" with {'' if fixed else 'at most '}{length} values" if length else "")
 
     def check(value: Any) -> Any:
         if isinstance(value, (bytes, bytearray, memoryview)) and base in ("uint8", "char", "byte"):

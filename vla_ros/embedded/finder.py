@@ -29,9 +29,7 @@ def service_type(package: str, kind: str, name: str) -> type:
     request, response = message_class(f"{prefix}_Request"), message_class(f"{prefix}_Response")
     for cls, short in ((request, "Request"), (response, "Response")):
         cls.__qualname__ = f"{name}.{short}"
-    return type(
-        name, (_Service,), {"__module__": f"{package}.{kind}", "TYPE": prefix, "Request": request, "Response": response}
-    )
+    return type(name, (_Service,), {"__module__": f"{package}.{kind}", "TYPE": prefix, "Request": request, "Response": response})
 
 
 def action_type(package: str, name: str) -> type:
@@ -51,9 +49,7 @@ def action_type(package: str, name: str) -> type:
     parts = {short: message_class(f"{prefix}_{short}") for short in ("Goal", "Result", "Feedback")}
     for short, cls in parts.items():
         cls.__qualname__ = f"{name}.{short}"
-    return type(
-        name, (_Action,), {"__module__": f"{package}.action", "TYPE": prefix, "Impl": type("Impl", (), impl), **parts}
-    )
+    return type(name, (_Action,), {"__module__": f"{package}.action", "TYPE": prefix, "Impl": type("Impl", (), impl), **parts})
 
 
 class InterfaceFinder(MetaPathFinder, Loader):

@@ -57,9 +57,7 @@ def _add_action(package: str, name: str, text: str) -> None:
     _add(package, "action", f"{name}_Goal", goal)
     _add(package, "action", f"{name}_Result", result)
     _add(package, "action", f"{name}_Feedback", feedback)
-    _add_service(
-        package, "action", f"{name}_SendGoal", f"{_GOAL_ID}---\nbool accepted\nbuiltin_interfaces/Time stamp\n"
-    )
+    _add_service(package, "action", f"{name}_SendGoal", f"{_GOAL_ID}---\nbool accepted\nbuiltin_interfaces/Time stamp\n")
     _nest(f"{prefix}_SendGoal_Request", "goal", f"{prefix}_Goal")
     _add_service(package, "action", f"{name}_GetResult", f"{_GOAL_ID}---\nint8 status\n")
     _nest(f"{prefix}_GetResult_Response", "result", f"{prefix}_Result")

@@ -96,9 +96,7 @@ def message_class(full: str) -> type[Message]:
         check, default, idl = _field(f"{full}.{field}", description)
         if field in defaults.get(full, {}):
             given = check(defaults[full][field])
-            default = (
-                functools.partial(np.copy, given) if isinstance(given, np.ndarray) else functools.partial(_value, given)
-            )
+            default = functools.partial(np.copy, given) if isinstance(given, np.ndarray) else functools.partial(_value, given)
         namespace["_checks"][field], namespace["_defaults"][field], namespace["_kinds"][field] = check, default, idl
     cls: type[Message] = type(name, (Message,), namespace)
     store.types[full] = _builder(cls, fields)  # type: ignore[assignment]
@@ -152,11 +150,7 @@ def _array_idl(inner: str, length: int, fixed: bool) -> str:
 
 def _builder(cls: type[Message], fields: Any) -> Callable[..., Message]:
     """What the deserialiser calls with all values in order; values from the wire need no check."""
-    octets = [
-        i
-        for i, (_, description) in enumerate(fields)
-        if description[0] == Nodetype.BASE and description[1][0] == "byte"
-    ]
+    octets = [i for i, (_, description) in enumerate(fields) if description[0] == Nodetype.BASE and description[1][0] == "byte"]
     setters = [cls.__dict__[field].__set__ for field, _ in fields if field != EMPTY]
     new = cls.__new__
 

@@ -128,9 +128,7 @@ class ServerWire:
         deadline = time.monotonic() + _PATIENCE
         while client and time.monotonic() < deadline:
             matched = self.writer.entity.get_matched_subscriptions()
-            if any(
-                _client_id(self.writer.entity.get_matched_subscription_data(handle)) == client for handle in matched
-            ):
+            if any(_client_id(self.writer.entity.get_matched_subscription_data(handle)) == client for handle in matched):
                 return
             time.sleep(0.002)
 

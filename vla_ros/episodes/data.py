@@ -115,9 +115,7 @@ def _contract(reader: EpisodeReader, robot: str | RobotContract) -> RobotContrac
     return contract
 
 
-def _tensors(
-    observations: Sequence[Any], contract: RobotContract, path: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _tensors(observations: Sequence[Any], contract: RobotContract, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     camera, (height, width) = contract.observation.cameras[0], contract.observation.size
     kinematics = Kinematics(contract)
     images, states = [], []
@@ -125,9 +123,7 @@ def _tensors(
         if camera not in message.cameras:
             raise VlaRosError(f"{path}: {OBSERVATION}: cameras: found {list(message.cameras)}, expected '{camera}'")
         image = message.images[list(message.cameras).index(camera)]
-        if (image.height, image.width, image.encoding) != (height, width, "rgb8") or len(
-            image.data
-        ) != height * width * 3:
+        if (image.height, image.width, image.encoding) != (height, width, "rgb8") or len(image.data) != height * width * 3:
             found = f"{image.encoding} {image.height}x{image.width}, {len(image.data)} bytes"
             expected = f"rgb8 {height}x{width}, {height * width * 3} bytes"
             raise VlaRosError(f"{path}: {OBSERVATION}: image of '{camera}': found {found}, expected {expected}")

@@ -1,7 +1,7 @@
 """Stage 1 (arXiv 2509.15155, section 2.1): behaviour cloning and steps-to-go on one network, after grounding pre-training.
 
-    stage 0   generated image + phrase -> where is it?      stands in for the VLM's multimodal pre-training
-    stage 1   L = -log p(a_t | o_t, g) - log p(T - t | o_t, g)
+stage 0   generated image + phrase -> where is it?      stands in for the VLM's multimodal pre-training
+stage 1   L = -log p(a_t | o_t, g) - log p(T - t | o_t, g)
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ def encode_all(model: VlaModel, inputs: Inputs) -> Trunk:
     model.eval()
     with torch.autocast("cpu", torch.bfloat16):
         parts = [model.encode(*inputs[index]) for index in torch.arange(len(inputs.images)).split(256)]
-    return Trunk(
-        torch.cat([p.tokens for p in parts]), torch.cat([p.points for p in parts]), torch.cat([p.mask for p in parts])
-    )
+    return Trunk(torch.cat([p.tokens for p in parts]), torch.cat([p.points for p in parts]), torch.cat([p.mask for p in parts]))
 
 
 @torch.inference_mode()

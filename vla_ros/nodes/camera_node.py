@@ -45,9 +45,7 @@ class CameraNode(Node):
         self._heard: dict[str, int] = {}  # input -> ns on the silence clock
 
         self.diagnostics = Diagnostics(self, "camera", self.contract.robot)
-        profile = QoSProfile(
-            depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        )
+        profile = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT)
         self.observations = self.create_publisher(ObservationMsg, "/observation", profile)
         names = self.contract.observation.cameras
         self.capture = Capture(self, names[0], device) if device else None

@@ -92,6 +92,11 @@ class DriverStop:
 
     def tick(self, rest: bool) -> None:
         """Every control tick, and more often does no harm. `rest`: latched, and the arm stands still."""
+        if rest and self.stage is Stage.RESUMING and self._call is None:
+            self._todo = []  # latched again: nothing more is switched on
+            self._failed.append("reset given up: latched again")
+            self.stage = Stage.READY  # everything is stopped once more
+            self._settle()
         if self.stage is Stage.READY and rest and self._steps:
             self.stage, self._failed = Stage.STOPPING, []
             self._begin(self._steps)

@@ -289,9 +289,7 @@ class EpisodeRunner:
                     self.instruction.publish(Instruction())
                     self._acknowledge()
             outcome = {SUCCESS: "success", TIME_LIMIT: "failure"}.get(monitor.reason, "aborted")
-            writer.annotate(
-                outcome=outcome, termination_reason=monitor.reason, policy_version=str(monitor.policy_version)
-            )
+            writer.annotate(outcome=outcome, termination_reason=monitor.reason, policy_version=str(monitor.policy_version))
         return Episode(
             header=Header(stamp=self.node.get_clock().now().to_msg()), id=name, instruction=instruction, outcome=outcome,
             termination_reason=monitor.reason, steps=monitor.steps,

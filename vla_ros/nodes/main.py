@@ -22,9 +22,7 @@ def spin_threads(node: Node) -> None:
     executor.spin()
 
 
-def run(
-    create: Callable[[], AnyNode], args: list[str] | None = None, spin: Callable[[AnyNode], None] = rclpy.spin
-) -> int:
+def run(create: Callable[[], AnyNode], args: list[str] | None = None, spin: Callable[[AnyNode], None] = rclpy.spin) -> int:
     """Create the node, spin it until shutdown, return the exit status."""
     rclpy.init(args=args)
     node: AnyNode | None = None

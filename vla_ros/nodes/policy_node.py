@@ -134,9 +134,7 @@ class PolicyNode(Node):
         rows = homing_rows(joints.position, self.kinematics.home(), self.contract.limits.velocity, period)
         start = self.get_clock().now().nanoseconds * 1e-9  # the arm stands still: the motion need not begin at the observation
         self._homing_until = start + period * (len(rows) + 2)
-        self._publish(
-            ActionChunk(stamp=start + period, period=period, joint_names=self.contract.joints, rows=rows), []
-        )
+        self._publish(ActionChunk(stamp=start + period, period=period, joint_names=self.contract.joints, rows=rows), [])
 
     def _publish(self, chunk: ActionChunk, latency: list[float]) -> None:
         if not np.isfinite(chunk.rows).all():

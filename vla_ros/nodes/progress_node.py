@@ -64,9 +64,7 @@ class ProgressNode(Node):
             self.get_logger().error(str(error), throttle_duration_sec=2.0)
             return
         self.diagnostics.sample("latency", time.perf_counter() - start)
-        self.progress.publish(
-            convert.progress_message(estimate, self.instruction.text, self.instruction.episode_id)
-        )
+        self.progress.publish(convert.progress_message(estimate, self.instruction.text, self.instruction.episode_id))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -174,7 +174,9 @@ class SafetyNode(Node):
     def _watch(self) -> None:
         """Commands go on open loop when the joint states are silent."""
         silent = (self._silence_clock.now().nanoseconds - self._heard) * 1e-9
-        if silent <= self.filter.limits.state_silence:
+        # An ordered stop does not wait for joint states that do not come.
+        overdue = self._ordered and time.perf_counter() - self._ordered > 1.5 * self.period
+        if silent <= self.filter.limits.state_silence and not overdue:
             return
         now = self._now()
         self._fastest = float("nan")
@@ -255,6 +257,8 @@ class SafetyNode(Node):
         if response.success and (failed := await self.stop.resume()):
             self.filter.estop(INACTIVE)
             response.success, response.message = False, failed
+        if self.filter.mode == SafetyMode.LATCHED and response.success:
+            response.success, response.message = False, f"latched again meanwhile: {self.filter.reason}"
         self.get_logger().info(f"reset: {response.message}")
         return response
 
@@ -281,9 +285,7 @@ class SafetyNode(Node):
         self.diagnostics.set("driver", self.stop.stage.value)
         if not safety.seeded:
             expected = f"sensor_msgs/JointState with {', '.join(self.contract.joints)}"
-            self.diagnostics.fault(
-                "state", f"{self.contract.control.state_topic}: {safety.reason}; expected {expected}"
-            )
+            self.diagnostics.fault("state", f"{self.contract.control.state_topic}: {safety.reason}; expected {expected}")
         elif safety.mode in (SafetyMode.LATCHED, SafetyMode.BRAKE):
             self.diagnostics.fault("state", f"{safety.mode.name}: {safety.reason}")
         else:

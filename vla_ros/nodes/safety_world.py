@@ -93,9 +93,7 @@ def _obstacle(name: str, marker: Marker, where: str) -> Obstacle:
     return Obstacle(name, shape, size, position, tuple(value / norm for value in quaternion))  # type: ignore[arg-type]
 
 
-def markers(
-    frame: str, stamp: Time, limits: Limits, obstacles: Iterable[Obstacle], mode: SafetyMode, reason: str
-) -> MarkerArray:
+def markers(frame: str, stamp: Time, limits: Limits, obstacles: Iterable[Obstacle], mode: SafetyMode, reason: str) -> MarkerArray:
     """What the filter keeps the arm out of and in, and its mode in words."""
     result: list[Marker] = []
 

@@ -307,9 +307,7 @@ class SimNode(Node):
 def _size(value: list[int]) -> tuple[int, int]:
     (most_high, most_wide) = LARGEST_PICTURE
     if len(value) != 2 or not (16 <= value[0] <= most_high and 16 <= value[1] <= most_wide):
-        raise VlaRosError(
-            f"parameter camera_size: found {value}, expected height 16..{most_high} and width 16..{most_wide} px"
-        )
+        raise VlaRosError(f"parameter camera_size: found {value}, expected height 16..{most_high} and width 16..{most_wide} px")
     return int(value[0]), int(value[1])
 
 

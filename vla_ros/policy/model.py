@@ -39,9 +39,7 @@ class VlaConfig(PreTrainedConfig):
         robot: str = "",
         **kwargs: Any,
     ) -> None:
-        self.vision = vision or ResNetConfig(
-            embedding_size=32, hidden_sizes=[64], depths=[1], layer_type="basic"
-        ).to_dict()
+        self.vision = vision or ResNetConfig(embedding_size=32, hidden_sizes=[64], depths=[1], layer_type="basic").to_dict()
         self.language = language or LlamaConfig(
             vocab_size=64, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=4, max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=None,

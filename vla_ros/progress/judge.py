@@ -1,6 +1,6 @@
 """Steps-to-go → progress, reward and debounced success (arXiv 2509.15155, section 2.2).
 
-    d(o, g) = E_p[steps-to-go]      r_t = d(o_t, g) - d(o_{t+1}, g)      success(o, g) = 1[d(o, g) <= s]
+d(o, g) = E_p[steps-to-go]      r_t = d(o_t, g) - d(o_{t+1}, g)      success(o, g) = 1[d(o, g) <= s]
 """
 
 from __future__ import annotations

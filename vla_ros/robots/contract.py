@@ -323,7 +323,6 @@ def _joint_limit(urdf: Path, name: str, joint: ET.Element) -> list[float]:
         values[key] = value
     if values["lower"] >= values["upper"]:
         raise VlaRosError(
-            f"{urdf}: joint {name}: <limit lower>: found {values['lower']:g}, "
-            f"expected less than upper ({values['upper']:g})"
+            f"{urdf}: joint {name}: <limit lower>: found {values['lower']:g}, expected less than upper ({values['upper']:g})"
         )
     return list(values.values())

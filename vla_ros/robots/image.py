@@ -29,13 +29,9 @@ def decode(data: NDArray[np.uint8], encoding: str, height: int, width: int, step
     channels = CHANNELS[encoding]
     if height < 1 or width < 1 or step < width * channels:
         found = f"{height} x {width}, step {step}"
-        raise VlaRosError(
-            f"image: found {found} ({encoding}), expected at least one pixel and step >= {width * channels}"
-        )
+        raise VlaRosError(f"image: found {found} ({encoding}), expected at least one pixel and step >= {width * channels}")
     if data.size != step * height:
-        raise VlaRosError(
-            f"image: found {data.size} bytes, expected step * height = {step} * {height} = {step * height}"
-        )
+        raise VlaRosError(f"image: found {data.size} bytes, expected step * height = {step} * {height} = {step * height}")
     pixels = data.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
     if encoding == "rgb8":
         return pixels

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from math import isfinite
 
 import numpy as np
 
 from vla_ros.safety.limits import Limits
 from vla_ros.safety.semantics import Rows
-from vla_ros.types import JOINT_DELTA, TIP_DELTA, ActionChunk, Array
+from vla_ros.types import JOINT_DELTA, TIP_DELTA, TIP_POSE, ActionChunk, Array
 
+MAX_TIP_ROWS = 100  # inverse kinematics of more would hold up the control loop
 MAX_ROWS = 10_000  # a bound on memory, far above any chunk or homing motion
 SCRIPTED = 0  # policy version of scripted motions, which are always known
 RESOLUTION = 1e-4  # s; rows that are closer to each other, or to the present, are not told apart
@@ -27,8 +29,8 @@ def admit(
     versions: Collection[int] | None = None,
 ) -> tuple[str, Array, Array]:
     """Checks one chunk; the reasons to reject are `semantics`, `unknown_version`, `joint_names`, `shape`, `non_finite`,
-    `period`, `not_monotonic`, `too_old`, `too_far_ahead`, `quaternion`, `unreachable:<tip>`, `position_limit:<joint>`,
-    `row_jump:<joint>`.
+    `period`, `not_monotonic`, `too_old`, `from_the_future`, `too_far_ahead`, `too_many_rows`, `quaternion`,
+    `unreachable:<tip>`, `position_limit:<joint>`, `row_jump:<joint>`.
 
     Args:
         chunk: as it came.
@@ -63,6 +65,8 @@ def admit(
             return "not_monotonic", NOTHING, NOTHING
         if now - chunk.observation_stamp > limits.chunk_age:
             return "too_old", NOTHING, NOTHING
+        if chunk.observation_stamp - now > limits.state_age:
+            return "from_the_future", NOTHING, NOTHING
     with np.errstate(over="ignore"):  # infinity is too far ahead
         due: Array = np.asarray(chunk.stamp + chunk.period * np.arange(len(values)), np.float64)
     first = int(np.searchsorted(due, now + RESOLUTION, side="right"))
@@ -71,8 +75,9 @@ def admit(
         return "too_old", NOTHING, NOTHING
     if max(chunk.period, due[first] - now) > limits.chunk_lead or due[-1] - now > limits.chunk_horizon:
         return "too_far_ahead", NOTHING, NOTHING
-    reason, positions = rows.joint_positions(chunk, command)
-    positions = positions[first:]
+    if len(due) - first > MAX_TIP_ROWS and chunk.semantics in (TIP_POSE, TIP_DELTA):
+        return "too_many_rows", NOTHING, NOTHING
+    reason, positions = rows.joint_positions(replace(chunk, rows=values[first:]), command)
     reason = reason or _check_rows(positions, limits, command)
     return (reason, NOTHING, NOTHING) if reason else ("", due[first:], positions)
 

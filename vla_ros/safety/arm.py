@@ -11,17 +11,18 @@ from math import inf, sqrt
 
 import numpy as np
 import pinocchio as pin
-from ruckig import ControlInterface, InputParameter, Ruckig, Synchronization, Trajectory
+from ruckig import ControlInterface, InputParameter, Ruckig, RuckigError, Synchronization, Trajectory
 
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
-from vla_ros.safety.braking import GUARD, State
+from vla_ros.safety.braking import GUARD, State, stop
 from vla_ros.safety.distances import Distances
 from vla_ros.safety.limits import Limits
 from vla_ros.types import Array, Obstacle
 
 ROUNDING = 1e-9
-BRAKING = 0.35  # share of the stopping time at which most joints decelerate hardest
+RESERVE = 1.02  # of torque
+OVERSHOOT = 4.0 / 3.0  # largest travel past a turn and back, in v² / |a|
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class Arm:
         self.data = self.model.createData()
         self.distances = Distances(contract, limits, self.model, shapes)
         self.tip_limit = limits.tip_speed
-        self.floor = limits.clearance  # m, that the running motion must keep
-        self.most_torque = 1.0  # share of the limit, likewise
+        self.most_torque = 1.0  # share of the limit, that the running motion must keep
         self._outside = 0.0  # m, likewise of the boxes
         self._rest: tuple[float, ...] | None = None  # pose of the last verdict at standstill
         self._new_world = True
         self._resting = Verdict("", inf, "", 0.0, 0.0)
+        self._most = [a * (1.0 - GUARD) for a in limits.acceleration]
         self._jerks = [j * (1.0 - GUARD) for j in limits.jerk]
         self._none = np.zeros(self.model.nv)
         self._new_stop()
@@ -145,30 +146,49 @@ class Arm:
         for load, speed, state in zip(loads, speeds, states, strict=True):
             q, v, a = np.array(state)
             load[:], speed[:] = pin.rnea(self.model, self.data, q, v, a), v
-        np.abs(loads, out=loads)
-        np.abs(speeds, out=speeds)
+        return self._largest(loads, speeds)
+
+    def _largest(self, loads: Array, speeds: Array) -> tuple[float, int]:
+        """Of |loads| [..., n] N m with the friction at `speeds` [..., n] rad/s: its share of the limit, and its joint."""
+        shares = abs(loads)
         if speeds.any():
-            loads += self._friction + self._damping * speeds
-        loads /= self._torque
-        worst = int(loads.argmax())
-        return float(loads.flat[worst]), worst % self.model.nv
+            shares += self._friction + self._damping * abs(speeds)
+        shares /= self._torque
+        worst = int(shares.argmax())
+        return float(shares.flat[worst]), worst % self.model.nv
+
+    def _stop_torque(self, q: Sequence[float], v: Sequence[float], a: Sequence[float], time: float) -> tuple[float, int]:
+        """Largest share over a stop that takes `time` [s], where it can matter, else that of the present; and its joint.
+
+        While the stop lasts, each joint's acceleration stays between its present one, zero and the peak of its own stop.
+        What the mass matrix makes of the worst of these bounds the torque; only where that is too much, the moments are
+        looked at at which a joint begins or ends to brake hardest. RESERVE covers how the pose changes meanwhile.
+        """
+        pose, speeds, now = np.array(q), np.array(v), np.array(a)
+        plans = [stop(*joint) for joint in zip(v, a, self._most, self._jerks, strict=True)]
+        peaks = np.array([jerk * last for jerk, _, _, last in plans])
+        low, high = np.minimum(np.minimum(now, peaks), 0.0), np.maximum(np.maximum(now, peaks), 0.0)
+        pin.crba(self.model, self.data, pose)
+        mass = np.array(self.data.M)
+        bias = np.array(pin.rnea(self.model, self.data, pose, speeds, self._none))
+        bound, joint = self._largest(abs(bias + mass @ (0.5 * (low + high))) + abs(mass) @ (0.5 * (high - low)), speeds)
+        if bound * RESERVE <= self.most_torque:
+            return self._largest(bias + mass @ now, speeds)
+        times = {0.0, time, max(first for _, first, _, _ in plans), *(first + hold for _, first, hold, _ in plans)}
+        share, joint = self.torque_share(*map(self._trajectory.at_time, sorted(times, reverse=True)))
+        return share * RESERVE, joint
 
     def settle(self, q: Sequence[float], anew: bool = True) -> Verdict:
         """The arm stands at `q` [n] rad: where that is beyond a limit already, motions that do not lead further are let
         go on. Not `anew`, after a stop of our own, it can be so only by the estimate in distances.py, unless the world
         has changed meanwhile."""
-        clearance, nearest = self.distances.nearest(q)
-        kept = min(self._limits.clearance, clearance - ROUNDING)
+        clearance, nearest = self.distances.settle(q, anew or self._new_world)
+        self._new_world, self._rest = False, None
         still = [0.0] * len(q)
         share = self.torque_share((q, still, still))[0]
-        if anew or self._new_world:
-            self.floor, self._new_world = kept, False
-        else:
-            self.floor = max(kept, min(self.floor, self._limits.clearance - self.distances.between))
         if anew:
             self._outside = self.depth(q)[0]
             self.most_torque = max(1.0, share + ROUNDING)
-        self._rest = None
         return Verdict("", clearance, nearest, share, 0.0)
 
     def check(self, states: Sequence[State], tip_speed: float) -> Verdict:
@@ -182,30 +202,29 @@ class Arm:
         moving = any(v) or any(a)
         if not moving and self._rest == q:
             return self._resting
-        refused, clearance, nearest, outside = "", inf, "", self._outside
         time = self._plan_stop(q, v, a)
         if time == inf:
             return Verdict("stop", 0.0, "", 0.0, 0.0)
-        # where the stop begins, where it brakes hardest, and at its end; the beginning last, as tip speed comes from there
-        later = [self._trajectory.at_time(t) for t in (time, BRAKING * time)] if moving else []
-        share, joint = self.torque_share(*later, (q, v, a))
-        speed = self._tip_speed() if moving else 0.0
+        share, joint = self._stop_torque(q, v, a, time) if moving else self.torque_share((q, v, a))
+        speed = self._tip_speed() if moving else 0.0  # the inverse dynamics that came last were the command's own
+        refused, clearance, nearest, outside = "", inf, "", self._outside
         if speed > self.tip_limit and speed >= tip_speed:
             refused = "tip_speed"
+        elif moving and share > self.most_torque:
+            refused = f"torque:{self._limits.joints[joint]}"
         else:
             outside, where = self.depth(self._pose(time))
-            kept, clearance, nearest = self.distances.look(self._pose, time, self._turns(v, a), self.floor)
+            kept, clearance, nearest = self.distances.look(self._pose, time, self._turns(v, a))
             if outside > self._outside + ROUNDING:
                 refused = f"workspace:{where}"
             elif not kept:
                 refused = f"clearance:{nearest}"
-            elif moving and share > self.most_torque:
-                refused = f"torque:{self._limits.joints[joint]}"
         verdict = Verdict(refused, clearance, nearest, share, speed)
         if not refused:
-            self.floor = min(self._limits.clearance, max(self.floor, clearance - self.distances.between))
+            self.distances.keep()
             self._outside = min(self._outside, outside)
-            self.most_torque = max(1.0, min(self.most_torque, share + ROUNDING))
+            if not moving:
+                self.most_torque = max(1.0, min(self.most_torque, share + ROUNDING))
         self._rest, self._resting = (None, verdict) if moving else (q, verdict)
         return verdict
 
@@ -217,7 +236,7 @@ class Arm:
         start.control_interface = ControlInterface.Velocity
         start.synchronization = Synchronization.No
         start.max_velocity = [inf] * n
-        start.max_acceleration = [a * (1.0 - GUARD) for a in self._limits.acceleration]
+        start.max_acceleration = self._most
         start.max_jerk = self._jerks
         start.target_velocity = start.target_acceleration = [0.0] * n
 
@@ -225,7 +244,9 @@ class Arm:
         """Plans the stop from a state [n]; its duration [s], infinite if there is none."""
         start = self._start
         start.current_position, start.current_velocity, start.current_acceleration = q, v, a
-        if self._planner.calculate(start, self._trajectory) < 0:
+        try:
+            self._planner.calculate(start, self._trajectory)
+        except RuckigError:
             return inf
         return float(self._trajectory.duration)
 
@@ -240,5 +261,5 @@ class Arm:
             if speed * change < 0.0 and change * change > 2.0 * jerk * abs(speed):
                 if turns is self._none:
                     turns = np.zeros(len(self._jerks))
-                turns[j] = speed * speed / abs(change)
+                turns[j] = OVERSHOOT * speed * speed / abs(change)
         return turns

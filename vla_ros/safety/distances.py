@@ -16,13 +16,18 @@ import coal
 import numpy as np
 import pinocchio as pin
 
+from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.srdf import disabled_pairs
 from vla_ros.safety.limits import Limits
+from vla_ros.safety.surroundings import check
 from vla_ros.types import Array, Obstacle
+
+Pair = tuple[int, int]
 
 POSES = 12  # measured in one tick, over all groups; a stop that needs more (fast and close) is refused
 BETWEEN = 1 / 3  # of the clearance limit that the poses between two that were looked at may lose, by the estimate above
+ROUNDING = 1e-9  # m
 KINDS = 3  # of pairs within one chain, by where in it the first joint between them is
 
 
@@ -34,7 +39,7 @@ class _Group:
             that do not move the pair against each other.
     """
 
-    def __init__(self, shapes: pin.GeometryModel, pairs: Sequence[tuple[int, int]], levers: Array) -> None:
+    def __init__(self, shapes: pin.GeometryModel, pairs: Sequence[Pair], levers: Array) -> None:
         self.levers = levers
         self.pairs = pairs
         self.shapes = pin.GeometryModel()
@@ -49,14 +54,14 @@ class _Group:
 class Distances:
     """Not thread-safe (pinocchio's work space).
 
+    Args:
+        model: of the arm.
+        shapes: its collision geometry; cylinders become the capsules around them, exact and fast to measure.
+
     Attributes:
         links: collision shapes of the arm.
         between: m, that a clearance between two poses that were looked at may lie under those.
         left: measurements that are left in this tick; the caller sets it to POSES.
-
-    Args:
-        model: of the arm.
-        shapes: its collision geometry; cylinders become the capsules around them, exact and fast to measure.
     """
 
     def __init__(self, contract: RobotContract, limits: Limits, model: pin.Model, shapes: pin.GeometryModel) -> None:
@@ -69,14 +74,29 @@ class Distances:
                 shape.geometry = coal.Capsule(shape.geometry.radius, 2.0 * shape.geometry.halfLength)
         self._link_names = [model.frames[shape.parentFrame].name for shape in self.links]
         self._reach = [_reach(model, shape) for shape in self.links]
+        self.left = 0
         self.between = BETWEEN * limits.clearance
         self._world: dict[str, Obstacle] | None = None
-        self.left = 0
+        self._fixed = [self._lever(i, None) for i in range(len(self.links))]
+        self._relatives = {
+            (i, k): lever
+            for i, k in combinations(range(len(self.links)), 2)
+            if (lever := self._lever(i, k)) is not None
+        }  # fmt: skip
         self.set_world(())
 
     def set_world(self, obstacles: Sequence[Obstacle]) -> None:
-        """Replaces the obstacles that move; walls and obstacles of the safety files stay."""
-        world = {**{o.name: o for o in obstacles}, **self._limits.world}
+        """Replaces the obstacles that move; walls and obstacles of the safety files stay.
+
+        Raises:
+            VlaRosError: an obstacle that is none, or one of the name of a link, a wall or another obstacle.
+        """
+        taken = {*self._link_names, *self._limits.walls, *self._limits.world}
+        for obstacle in obstacles:
+            if complaint := check(obstacle) or (obstacle.name in taken and "the name is taken, expected one of its own"):
+                raise VlaRosError(f"obstacle '{obstacle.name}': {complaint}")
+            taken.add(obstacle.name)
+        world = {**self._limits.world, **{o.name: o for o in obstacles}}
         if world == self._world:
             return
         kinds = [(o.name, o.shape, o.size) for o in world.values()]
@@ -86,59 +106,74 @@ class Distances:
         else:
             first = len(self.links) + len(self._limits.walls)
             for k, obstacle in enumerate(world.values()):
+                self._shapes.geometryObjects[first + k].placement = placement_of(obstacle)
                 for group in self._groups:
                     if (local := group.index.get(first + k)) is not None:
                         group.shapes.geometryObjects[local].placement = placement_of(obstacle)
+            self._forget()
         self._world = world
-        self._forget()
 
     def _forget(self) -> None:
         self._anchors = np.zeros((len(self._groups), self._model.nv))
         self._clearances = np.full(len(self._groups), -inf)
 
     def _build(self, world: dict[str, Obstacle]) -> None:
-        shapes = pin.GeometryModel()
+        """All shapes and the pairs to watch."""
+        self._shapes = pin.GeometryModel()
         for link in self.links:
-            shapes.addGeometryObject(link)
+            self._shapes.addGeometryObject(link)
         for name, wall in self._limits.walls.items():
             normal = np.array(wall.normal)
             half = coal.Halfspace(normal, float(normal @ wall.point))
-            shapes.addGeometryObject(pin.GeometryObject(name, 0, 0, pin.SE3.Identity(), half))
+            self._shapes.addGeometryObject(pin.GeometryObject(name, 0, 0, pin.SE3.Identity(), half))
         for obstacle in world.values():
-            shapes.addGeometryObject(pin.GeometryObject(obstacle.name, 0, 0, placement_of(obstacle), solid_of(obstacle)))
+            shape = pin.GeometryObject(obstacle.name, 0, 0, placement_of(obstacle), solid_of(obstacle))
+            self._shapes.addGeometryObject(shape)
         self._names = [*self._link_names, *self._limits.walls, *world]
-        members: dict[tuple[frozenset[int], int], list[tuple[int, int]]] = {}
-        levers: dict[tuple[frozenset[int], int], Array] = {}
-        for i, k in combinations(range(len(self._names)), 2):
-            lever = self._lever(i, k)
-            if lever is None:
-                continue
-            joints = np.flatnonzero(lever).tolist()
-            roots = frozenset(map(self._root, joints))
-            chain = [j for j in range(len(lever)) if self._root(j) in roots]
-            key = roots, KINDS * chain.index(joints[0]) // len(chain)
-            members.setdefault(key, []).append((i, k))
-            levers[key] = np.maximum(levers.get(key, np.zeros_like(lever)), lever)
-        self._groups = [_Group(shapes, pairs, levers[key]) for key, pairs in members.items()]
-        self._levers = np.array([group.levers for group in self._groups])
+        self._watched: dict[Pair, Array] = dict(self._relatives)
+        for i, lever in enumerate(self._fixed):
+            for k in range(len(self.links), len(self._names)):
+                if lever is not None and frozenset((self._names[i], self._names[k])) not in self._allowed:
+                    self._watched[i, k] = lever
+        self._regroup({})
 
-    def _lever(self, i: int, k: int) -> Array | None:
-        """Lever arms [n] of the joints between two shapes; None for a pair that is not watched."""
-        count = len(self.links)
-        if i >= count or frozenset((self._names[i], self._names[k])) in self._allowed:
-            return None
-        joints = [self.links[s].parentJoint if s < count else 0 for s in (i, k)]
-        if self._names[i] == self._names[k] or joints[0] == joints[1]:
-            return None  # nothing moves them against each other, so nothing can keep them apart
-        above = [set(self._model.supports[joint]) for joint in joints]
-        between = above[0] ^ above[1]
+    def _regroup(self, near: dict[Pair, float]) -> None:
+        """Groups of all pairs; those that are too `near` already are watched one by one, each with a limit of its own,
+        so that they do not loosen it for others."""
+        members: dict[object, list[Pair]] = {}
+        levers: dict[object, Array] = {}
+        for pair, lever in self._watched.items():
+            key = pair if pair in near else self._kind(lever)
+            members.setdefault(key, []).append(pair)
+            levers[key] = np.maximum(levers[key], lever) if key in levers else lever
+        self._groups = [_Group(self._shapes, pairs, levers[key]) for key, pairs in members.items()]
+        self._levers = np.array([group.levers for group in self._groups])
+        self._near = near
+        self._floors = [min(self._limits.clearance, near.get(group.pairs[0], inf)) for group in self._groups]
+        self._forget()
+
+    def _kind(self, lever: Array) -> object:
+        joints = np.flatnonzero(lever).tolist()
+        roots = frozenset(map(self._root, joints))
+        chain = [j for j in range(len(lever)) if self._root(j) in roots]
+        return roots, KINDS * chain.index(joints[0]) // len(chain)
+
+    def _lever(self, i: int, k: int | None) -> Array | None:
+        """Lever arms [n] of the joints between two links, or between a link and what stands still (None); None for a pair
+        that is not watched, as it is allowed to touch or nothing moves it."""
+        others = () if k is None else (k,)
+        if k is not None:
+            names = self._link_names[i], self._link_names[k]
+            if names[0] == names[1] or frozenset(names) in self._allowed:
+                return None
+        above = [set(self._model.supports[self.links[s].parentJoint]) for s in (i, *others)]
+        between = above[0] ^ above[1] if others else above[0] - {0}
         lever = np.zeros(self._model.nv)
-        for shape in (i, k):
-            if shape < count:
-                for j in range(self._model.nv):
-                    if j + 1 in between:
-                        lever[j] = max(lever[j], self._reach[shape][j])
-        return lever
+        for shape in (i, *others):
+            for j in range(self._model.nv):
+                if j + 1 in between:
+                    lever[j] = max(lever[j], self._reach[shape][j])
+        return lever if lever.any() else None
 
     def _root(self, joint: int) -> int:
         return int(self._model.supports[joint + 1][1])
@@ -147,6 +182,34 @@ class Distances:
         """Least distance [m] at `q` [n] rad, negative inside, and the pair "link~object"."""
         pose = np.array(q, np.float64)
         return min((self._measure(g, pose) for g in range(len(self._groups))), default=(inf, ""))
+
+    def settle(self, q: Sequence[float] | Array, anew: bool) -> tuple[float, str]:
+        """The arm stands at `q`: a pair that is nearer than the limit may stay as near, all others keep the limit.
+
+        `anew`: by how much does not matter; otherwise, after a stop of our own, it is `between` at most.
+
+        Returns:
+            nearest().
+        """
+        nearest = self.nearest(q)
+        if anew:
+            near = {}
+            if nearest[0] < self._limits.clearance or self._near:
+                for group in self._groups:
+                    for pair, result in zip(group.pairs, group.data.distanceResults, strict=True):
+                        if not result.min_distance >= self._limits.clearance:
+                            near[pair] = float(result.min_distance) - ROUNDING
+            self._regroup(near)
+            return nearest
+        for g, distance in enumerate(self._clearances.tolist()):
+            lowest = min(self._floors[g], self._limits.clearance - self.between)
+            self._floors[g] = max(min(self._limits.clearance, distance - ROUNDING), lowest)
+        return nearest
+
+    def keep(self) -> None:
+        """The way looked at last is the arm's now: limits of pairs that were too near rise with their clearance."""
+        for g, clearance in enumerate(self._looked):
+            self._floors[g] = min(self._limits.clearance, max(self._floors[g], clearance - self.between))
 
     def _measure(self, g: int, q: Array) -> tuple[float, str]:
         """The same for one group, which is remembered."""
@@ -159,28 +222,30 @@ class Distances:
         i, k = group.pairs[pair]
         return distance, f"{self._names[i]}~{self._names[k]}"
 
-    def look(self, pose: Callable[[float], Sequence[float]], time: float, turns: Array, floor: float) -> tuple[bool, float, str]:
+    def look(self, pose: Callable[[float], Sequence[float]], time: float, turns: Array) -> tuple[bool, float, str]:
         """Looks at the way of a stop.
 
         Args:
             pose: joint positions [n] rad at a time [s] of the stop.
             time: s, of its end.
             turns: [n] rad, what each joint travels more than from its first to its last position.
-            floor: m, that every clearance must keep.
 
         Returns:
-            whether it is kept, a lower bound of the least clearance, and the pair it belongs to where it was measured.
+            whether every pair keeps its limit, a lower bound of the least clearance, and the pair it belongs to where it
+            was measured.
         """
         first, last = np.array(pose(0.0)), np.array(pose(time))
         ways = self._levers @ (abs(last - first) + turns)
         bounds = self._clearances - (self._levers * abs(last - self._anchors)).sum(axis=1)
         least, nearest = inf, ""
+        self._looked = []
         for g, (way, bound) in enumerate(zip(ways.tolist(), bounds.tolist(), strict=True)):
             kept, clearance, pair = True, bound, ""
-            if bound - way < floor:
-                kept, clearance, pair = self._walk(g, pose, time, first, last, way, turns, floor)
+            if not bound - way >= self._floors[g]:
+                kept, clearance, pair = self._walk(g, pose, time, first, last, way, turns, self._floors[g])
             if not kept:
                 return False, clearance, pair
+            self._looked.append(clearance)
             if clearance < least:
                 least, nearest = clearance, pair or nearest
         return True, least, nearest
@@ -191,7 +256,7 @@ class Distances:
     ) -> tuple[bool, float, str]:  # fmt: skip
         """Measures as much of the way as group `g` needs, the end first."""
         end = self._measure(g, last)
-        if end[0] < floor or end[0] - way >= floor:
+        if not end[0] >= floor or end[0] - way >= floor:
             return end[0] >= floor, *end
         start = self._measure(g, first)
         extra = float(self._levers[g] @ turns)
@@ -203,7 +268,7 @@ class Distances:
         t1: float, q1: Array, c1: float, floor: float, extra: float,
     ) -> tuple[bool, float]:  # fmt: skip
         """Whether group `g` keeps `floor` - `between` between two poses, and the least clearance that was measured."""
-        if c0 < floor or c1 < floor:
+        if not (c0 >= floor and c1 >= floor):
             return False, min(c0, c1)
         if float(self._levers[g].dot(abs(q1 - q0))) + extra <= c0 + c1 - 2.0 * (floor - self.between):
             return True, min(c0, c1)

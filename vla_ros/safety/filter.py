@@ -146,8 +146,10 @@ class SafetyFilter:
         measured, fault = self._check.measure(now, state)
         time = measured.stamp if measured is not None else now
         if not self.seeded:
-            if measured is None:
-                self._fault = self._reason = fault
+            fault = fault or self._check.start(measured)
+            if measured is None or fault:
+                self._fault = fault
+                self._reason = self._reason if self.mode == SafetyMode.LATCHED else fault
                 return None
             self._seed(measured, time)
         elif time < self._time - self.limits.state_silence:
@@ -199,7 +201,7 @@ class SafetyFilter:
         """Bounds the tips' speed [m/s] in the name of `source`; None removes the bound."""
         self._tip_limits.pop(source, None)
         if speed is not None:
-            self._tip_limits[source] = speed
+            self._tip_limits[source] = speed if speed >= 0.0 else 0.0  # so NaN stops, too
         if self._arm is not None:
             self._arm.tip_limit = min([self.limits.tip_speed, *self._tip_limits.values()])
 
@@ -208,8 +210,9 @@ class SafetyFilter:
         self._watched[source] = (silence, self._time)
 
     def heard(self, source: str, now: float) -> None:
-        """`source` said something at `now` [s]."""
-        self._watched[source] = (self._watched[source][0], now)
+        """`source` said something at `now` [s]; nothing happens if nobody watches it."""
+        if source in self._watched:
+            self._watched[source] = (self._watched[source][0], now)
 
     def reset(self) -> tuple[bool, str]:
         """Operator's reset of the latch; refused while a cause persists, the arm moves, or too early.
@@ -239,11 +242,12 @@ class SafetyFilter:
             self._follower.seed(measured.position)
             message = f"reset; the arm was away from its command ({self._fault}), commands start from where it is"
             self._fault = ""
-        self.mode, self._reason, self._rejection = SafetyMode.HELD, "no_chunk", ""
+        self.mode, self._reason, self._rejection, self._newest = SafetyMode.HELD, "no_chunk", "", 0.0
         return True, message
 
     def _seed(self, measured: Measured, time: float) -> None:
         self._follower.seed(measured.position)
+        self._latched_at = time
         self._time = time - self.period
         self._next = time
         self._fault, self._reason = "", self._reason if self.mode == SafetyMode.LATCHED else "no_chunk"
@@ -255,6 +259,8 @@ class SafetyFilter:
         if elapsed > 1.5 * self.period:
             self.counters.missed_ticks += round(elapsed / self.period) - 1
         jumped = elapsed < 0.0
+        if jumped:
+            self._latched_at = self._placed = time
         self._next = (time if jumped else max(self._next, time - 0.5 * self.period)) + self.period
         self._time = time
 
@@ -327,7 +333,7 @@ class SafetyFilter:
     def _silence(self, path: ChunkPath, time: float) -> str:
         """Who should have spoken; '' if nobody."""
         for source, (allowed, heard) in self._watched.items():
-            if time - heard > allowed:
+            if not -allowed <= time - heard <= allowed:  # the clock may have jumped back
                 return f"silence:{source}"
         last = path.raw_times[-1] + min(self._lag, self.limits.max_lag)
         return "policy_silence" if time > last + self.limits.policy_silence else ""

@@ -12,6 +12,7 @@ over the control period). The reference is the last command, not the measured st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import copysign, inf, sqrt
 from typing import NamedTuple
 
@@ -174,8 +175,12 @@ class Follower:
         """One tick of the fastest stop, all joints on their own."""
         if self.moving:
             self.states = [self._stopped(state, joint) for state, joint in zip(self.states, self._joints, strict=True)]
-            if self._arm is not None and not self.moving:
-                self.verdict = self._arm.settle(self.position, anew=False)
+            if self._arm is not None:
+                if self.moving:
+                    speed = self._arm.tip_speed(self.position, self.velocity)
+                    self.verdict = replace(self.verdict, tip_speed=speed)
+                else:
+                    self.verdict = self._arm.settle(self.position, anew=False)
         self.speed = self._change = 0.0
 
     def _stopped(self, state: State, joint: _Joint) -> State:
@@ -287,7 +292,12 @@ class Follower:
             size = error if error > 0.0 else -error
             if size > worst:
                 worst = size
-            if resting and size < REST[0] and abs(v) < REST[1] and abs(a) < REST[2]:
+            if (
+                resting
+                and size < REST[0]
+                and abs(v) < min(REST[1], 0.2 * j_max * dt * dt)
+                and abs(a) < min(REST[2], 0.4 * j_max * dt)
+            ):
                 states.append((q, 0.0, 0.0))
                 continue
             if size <= straight:

@@ -165,7 +165,8 @@ def _tighten(limits: Limits, section: Section) -> Limits:
             changes[scaled] = tuple(min(value, share * most) for value, most in pairs)
     for key in (*SCALARS, *FLOORS):
         if key in given:
-            value, bound = section.number(key, 0.0, 1e6), getattr(limits, key)
+            # settling takes a control period at least
+            value, bound = section.number(key, 1e-2 if key == "settle" else 0.0, 1e6), getattr(limits, key)
             if key in SCALARS and value > bound:
                 raise looser(key, value, f"at most {bound:g}")
             if key in FLOORS and value < bound:

@@ -51,7 +51,8 @@ class Rows:
         if chunk.semantics == JOINT_POSITION:
             return "", chunk.rows[:, order]
         if chunk.semantics == JOINT_DELTA:
-            return "", np.asarray(command) + np.cumsum(chunk.rows[:, order], axis=0)
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is outside every limit
+                return "", np.nan_to_num(np.asarray(command) + np.cumsum(chunk.rows[:, order], axis=0), nan=np.inf)
         width = WIDTH[chunk.semantics]
         columns = chunk.rows.reshape(len(chunk.rows), len(names), width)[:, order]
         return self._tips(chunk.semantics, columns, np.array(command, np.float64))

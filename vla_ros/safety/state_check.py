@@ -47,6 +47,21 @@ class StateCheck:
             return 0.0
         return now - self._last_valid
 
+    def start(self, measured: Measured | None) -> str:
+        """'' where commands may start, else `arm_moves:<joint>` or `state_outside:<joint>` (further beyond its limits than
+        half their width: no pose of this arm)."""
+        limits = self._limits
+        if measured is None:
+            return ""
+        for name, q, v, low, high, still in zip(
+            limits.joints, measured.position, measured.velocity, limits.lower, limits.upper, limits.standstill, strict=True
+        ):
+            if abs(v) > still:
+                return f"arm_moves:{name}"
+            if abs(2.0 * q - low - high) > 2.0 * (high - low):
+                return f"state_outside:{name}"
+        return ""
+
     def tracking(self, measured: Measured, command: Sequence[float]) -> str:
         """'' while the arm follows its command, else `tracking_brake:<joint>` or `tracking_latch:<joint>`."""
         limits = self._limits

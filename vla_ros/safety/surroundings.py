@@ -15,6 +15,7 @@ Interval = tuple[float, float]
 Box = tuple[Interval, Interval, Interval]
 Vector = tuple[float, float, float]
 
+FARTHEST = 1000.0  # m
 TABLE = "table"  # the wall that every robot must have
 SIZES = {"box": 3, "sphere": 1, "cylinder": 2}  # numbers in Obstacle.size
 
@@ -136,8 +137,8 @@ def check(obstacle: Obstacle) -> str:
         return f"shape: found '{obstacle.shape}', expected one of {', '.join(SIZES)}"
     if len(obstacle.size) != count or not all(math.isfinite(s) and s > 0.0 for s in obstacle.size):
         return f"size: found {list(obstacle.size)}, expected {count} positive numbers of m"
-    if not all(math.isfinite(p) for p in obstacle.position):
-        return f"position: found {list(obstacle.position)}, expected 3 finite numbers of m"
+    if not all(abs(p) <= FARTHEST for p in (*obstacle.position, *obstacle.size)):
+        return f"position: found {list(obstacle.position)}, expected 3 numbers of m within {FARTHEST:g}"
     if not abs(math.hypot(*obstacle.quaternion) - 1.0) < 1e-3:
         return f"quaternion: found {list(obstacle.quaternion)}, expected x, y, z, w of length 1"
     return ""

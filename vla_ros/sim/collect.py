@@ -197,9 +197,7 @@ class GroundingData:
     positions: NDArray[np.float32]  # [n, 6] x, y of named object, goal (of a reach: the object), tip; -1..1
 
 
-def grounding_samples(
-    robot: str, n: int, seed: int, split: str = "train", progress: Progress | None = None
-) -> GroundingData:
+def grounding_samples(robot: str, n: int, seed: int, split: str = "train", progress: Progress | None = None) -> GroundingData:
     """Random scenes with the tip anywhere; only kinematics, no physics. The same arguments give the same data."""
     contract = RobotContract.load(robot)
     cell = Cell(contract)

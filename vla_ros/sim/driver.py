@@ -163,9 +163,7 @@ class Driver:
             self.dead, self._near_only, self._broken = True, True, False
 
     def _reachable(self, wanted: Array) -> bool:
-        return bool(
-            (np.abs(wanted - self.velocity) <= self._step).all() and (np.abs(wanted) <= self._fastest).all()
-        )
+        return bool((np.abs(wanted - self.velocity) <= self._step).all() and (np.abs(wanted) <= self._fastest).all())
 
     def _rest(self) -> Array:
         """[n] rad, where braking from the next period on ends."""

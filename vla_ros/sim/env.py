@@ -18,6 +18,7 @@ from vla_ros.types import ActionChunk, Array, Image, JointState, Observation, Sa
 
 RENDER_SIZE = (128, 128)  # px, as sim_node's cameras; reduced by the same `resize` as in camera_node
 
+
 class CommandFilter(Protocol):
     """What the environment needs of the safety core (safety.filter.SafetyFilter is one)."""
 

@@ -36,9 +36,7 @@ class Expert:
         rng: draws the speed, noise and pauses of this episode.
     """
 
-    def __init__(
-        self, contract: RobotContract, scene: Scene, rng: np.random.Generator, manner: Manner | None = None
-    ) -> None:
+    def __init__(self, contract: RobotContract, scene: Scene, rng: np.random.Generator, manner: Manner | None = None) -> None:
         self.manner = manner or Manner()
         self._scene = scene
         self._rng = rng

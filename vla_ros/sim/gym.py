@@ -41,9 +41,7 @@ class TabletopGym(gymnasium.Env[dict[str, Any], Any]):
         )
         self.action_space = spaces.MultiDiscrete([contract.action.bins] * 2)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """`options` may hold `split` and `task`."""
         super().reset(seed=seed)
         chosen = {"split": self._split, "task": self._task, **(options or {})}

@@ -92,9 +92,7 @@ def _phases(args: argparse.Namespace, settings: Any, folder: Any, view: Any) -> 
         before = evaluate("before", EVALUATION_SEED, settings.evaluation, "train")
         practised.clear()
         seed = PRACTICE_SEED + 10_000 * args.seed
-        improved = graph.improve(
-            settings.practice, settings.episodes_per_update, seed, settings.practice_task, phase("practice")
-        )
+        improved = graph.improve(settings.practice, settings.episodes_per_update, seed, settings.practice_task, phase("practice"))
         practice = list(practised)
         after = evaluate("after", EVALUATION_SEED, settings.evaluation, "train")
         unseen = evaluate("held_out", EVALUATION_SEED, settings.held_out, "held_out")

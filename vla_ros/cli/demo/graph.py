@@ -117,9 +117,7 @@ class Graph:
         except (ExternalShutdownException, KeyboardInterrupt):
             return
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         rclpy.try_shutdown()
         if self._thread is not None:
             self._thread.join(5.0)
@@ -203,9 +201,7 @@ class Graph:
             tell((k + 1) / count, f"success {sum(e.true_success for e in out)}/{k + 1}")
         return out
 
-    def improve(
-        self, episodes: int, per_update: int, seed: int, task: str, tell: Callable[[float, str], None]
-    ) -> Improve.Result:
+    def improve(self, episodes: int, per_update: int, seed: int, task: str, tell: Callable[[float, str], None]) -> Improve.Result:
         """Practise; the trainer's report of how it went."""
         self.figures.outcomes.clear()
 

@@ -154,9 +154,7 @@ def _rows(known: Provenance) -> tuple[list[str], list[str]]:
     return [*(k for k in MOTION if k in rows), *(k for k in rows if k not in alike and k not in MOTION)], alike
 
 
-def _joints(
-    known: Provenance, shown: Sequence[str], title: str, rows: Sequence[str], units: Mapping[str, str]
-) -> Table:
+def _joints(known: Provenance, shown: Sequence[str], title: str, rows: Sequence[str], units: Mapping[str, str]) -> Table:
     table = Table(title=f"{title}: value \\[file]", title_justify="left")
     table.add_column("joint", no_wrap=True)
     for key in rows:

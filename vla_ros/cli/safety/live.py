@@ -43,9 +43,7 @@ class Heard:
 def nobody() -> VlaRosError:
     """The error when no safety node is there."""
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    return VlaRosError(
-        f"no safety node answers in domain {domain} (ROS_DOMAIN_ID): is the graph running? `vla-ros node list`"
-    )
+    return VlaRosError(f"no safety node answers in domain {domain} (ROS_DOMAIN_ID): is the graph running? `vla-ros node list`")
 
 
 def call(node: Node, name: str) -> Any:

@@ -108,9 +108,7 @@ def replay(recording: Recording, files: Sequence[str | Path] = (), as_recorded: 
     return Replay(recording, safety.limits, as_recorded, period, tuple(verdicts), tuple(ticks), limited, due, asked)
 
 
-def _asked(
-    recording: Recording, verdicts: Sequence[tuple[float, str]], ticks: Sequence[SafeCommand]
-) -> tuple[Array, Array]:
+def _asked(recording: Recording, verdicts: Sequence[tuple[float, str]], ticks: Sequence[SafeCommand]) -> tuple[Array, Array]:
     """Due times [D] and rows [D, n] of the accepted chunks, each until the next one's first row.
 
     Rows that are no joint positions are taken as the filter understood them, tick by tick.
@@ -131,9 +129,7 @@ def _asked(
     return np.array(due), np.array(rows).reshape(-1, len(joints))
 
 
-def _modelled_states(
-    recording: Recording, period: float, ticks: Sequence[SafeCommand]
-) -> Iterator[tuple[float, JointState]]:
+def _modelled_states(recording: Recording, period: float, ticks: Sequence[SafeCommand]) -> Iterator[tuple[float, JointState]]:
     """(now, state) of an arm that is, at each tick, where the command before sent it."""
     first = recording.states[0][1]
     names = recording.contract.joints
@@ -145,9 +141,7 @@ def _modelled_states(
             position, velocity = ticks[-1].command, ticks[-1].velocity
 
 
-def _recorded_states(
-    recording: Recording, period: float, silence: float
-) -> Iterator[tuple[float, JointState | None]]:
+def _recorded_states(recording: Recording, period: float, silence: float) -> Iterator[tuple[float, JointState | None]]:
     """(now, state) as safety_node ticks: on each recorded state, and on the watchdog while they are silent."""
     topic = recording.contract.control.state_topic
     if recording.state_topic != topic:

@@ -110,9 +110,7 @@ def _joints(figures: dict[str, Any], labels: Sequence[str]) -> Table:
     for name, j in zip(labels, figures["joints"].values(), strict=True):
         other = "-" if j["from_recorded"] is None else f"{j['from_recorded']:.4f}"
         share = f"{j['peak_velocity'] / j['velocity_limit']:.0%}"
-        table.add_row(
-            name, f"{j['worst_deviation']:.4f}", f"{j['worst_at']:.2f}", f"{j['peak_velocity']:.3f}", share, other
-        )
+        table.add_row(name, f"{j['worst_deviation']:.4f}", f"{j['worst_at']:.2f}", f"{j['peak_velocity']:.3f}", share, other)
     return table
 
 

@@ -1,8 +1,8 @@
 """Runs `*.launch.yaml` files without ROS 2: the syntax of launch_yaml (Jazzy), the same nodes, the same arguments.
 
-    description = parse("launch/cell.launch.yaml", {"robot": "panda"})
-    with Launcher(description, on_line=lambda line: print(line.text)) as launcher:
-        launcher.wait()
+description = parse("launch/cell.launch.yaml", {"robot": "panda"})
+with Launcher(description, on_line=lambda line: print(line.text)) as launcher:
+    launcher.wait()
 """
 
 from vla_ros.embedded.launch.description import Argument, LaunchDescription, ProcessSpec

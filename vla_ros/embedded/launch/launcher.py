@@ -114,9 +114,7 @@ class Launcher:
 
     def pids(self) -> dict[str, int]:
         """Process ids of those that run."""
-        return {
-            result.name: result.pid for result in self.poll() if result.exit_code is None and result.pid is not None
-        }
+        return {result.name: result.pid for result in self.poll() if result.exit_code is None and result.pid is not None}
 
     def running(self) -> bool:
         """Whether the launch has not ended yet."""
@@ -154,9 +152,7 @@ class Launcher:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.shutdown()
 
     # Supervisor thread from here on.

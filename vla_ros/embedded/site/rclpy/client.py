@@ -15,9 +15,7 @@ from vla_ros.embedded.service_wire import ClientWire
 class Client(Waitable):
     """Calls a service."""
 
-    def __init__(
-        self, context: Any, wire: ClientWire, srv_type: Any, srv_name: str, callback_group: Any, executor: Any
-    ) -> None:
+    def __init__(self, context: Any, wire: ClientWire, srv_type: Any, srv_name: str, callback_group: Any, executor: Any) -> None:
         self.context, self._wire = context, wire
         self.srv_type, self.srv_name, self.service_name = srv_type, srv_name, srv_name
         self.callback_group = callback_group

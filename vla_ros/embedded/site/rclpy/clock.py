@@ -24,9 +24,7 @@ class ClockChange(IntEnum):
 class JumpThreshold:
     """From which jump on a callback is called."""
 
-    def __init__(
-        self, *, min_forward: Duration | None, min_backward: Duration | None, on_clock_change: bool = True
-    ) -> None:
+    def __init__(self, *, min_forward: Duration | None, min_backward: Duration | None, on_clock_change: bool = True) -> None:
         if min_forward is not None and min_forward.nanoseconds <= 0:
             raise ValueError("min_forward must be a positive non-zero duration")
         if min_backward is not None and min_backward.nanoseconds >= 0:

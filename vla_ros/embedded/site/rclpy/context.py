@@ -26,9 +26,7 @@ class Context:
         self.arguments = arguments.Arguments()
         self.domain_id: int | None = None
 
-    def init(
-        self, args: list[str] | None = None, *, initialize_logging: bool = True, domain_id: int | None = None
-    ) -> None:
+    def init(self, args: list[str] | None = None, *, initialize_logging: bool = True, domain_id: int | None = None) -> None:
         """Parse ROS arguments (sys.argv if None) and open the context.
 
         Raises:

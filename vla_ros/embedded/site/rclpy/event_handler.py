@@ -143,9 +143,7 @@ class EventHandler(Waitable):
             _, kind, convert = _STATUSES[name]
             status = kind()
             # Reading the status resets its trigger and its *_change counts.
-            getattr(DDS._dll_handle, f"dds_get_{name}_status")(
-                ctypes.c_int32(self._endpoint._ref), ctypes.byref(status)
-            )
+            getattr(DDS._dll_handle, f"dds_get_{name}_status")(ctypes.c_int32(self._endpoint._ref), ctypes.byref(status))
             changes = [getattr(status, field) for field, _ in status._fields_ if field.endswith("_change")]
             if any(changes):
                 info = convert(status)
@@ -162,9 +160,7 @@ class _EventCallbacks:
         self, callback_group: Any, endpoint: Any, topic: str, logger: rclpy.logging.RcutilsLogger
     ) -> Iterable[EventHandler]:
         """One handler for the endpoint, or none if nothing is to be watched."""
-        wanted = {
-            status: callback for name, status in self._events.items() if (callback := getattr(self, name)) is not None
-        }
+        wanted = {status: callback for name, status in self._events.items() if (callback := getattr(self, name)) is not None}
         incompatible = self._events["incompatible_qos"]
         if incompatible not in wanted and self.use_default_callbacks:  # type: ignore[attr-defined]
             wanted[incompatible] = lambda info: logger.warning(self.warning(topic, info))

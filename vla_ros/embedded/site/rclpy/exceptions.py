@@ -1,7 +1,5 @@
 """Exceptions of rclpy."""
 
-
-
 from __future__ import annotations
 
 
@@ -100,9 +98,7 @@ class InvalidParameterValueException(ParameterException):
     """Value outside of the descriptor's range, or rejected by a callback."""
 
     def __init__(self, parameter: str, value: object, reason: str, *args: object) -> None:
-        Exception.__init__(
-            self, f"Invalid parameter value ({value!r}) for parameter '{parameter}'. Reason: {reason}", *args
-        )
+        Exception.__init__(self, f"Invalid parameter value ({value!r}) for parameter '{parameter}'. Reason: {reason}", *args)
 
 
 class ROSInterruptException(Exception):

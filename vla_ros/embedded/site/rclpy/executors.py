@@ -4,8 +4,6 @@ The waiting thread blocks in a DDS wait set. A single-threaded executor calls ba
 but the receive thread's wake-up lies between a message and its callback.
 """
 
-
-
 from __future__ import annotations
 
 import inspect

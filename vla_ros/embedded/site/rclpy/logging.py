@@ -59,9 +59,7 @@ def get_logging_severity_from_string(name: str) -> LoggingSeverity:
     try:
         return LoggingSeverity[name.upper()]
     except KeyError:
-        raise RCLError(
-            f"log level {name!r} is unknown; expected one of {[level.name for level in LoggingSeverity]}"
-        ) from None
+        raise RCLError(f"log level {name!r} is unknown; expected one of {[level.name for level in LoggingSeverity]}") from None
 
 
 def set_logger_level(name: str, level: int) -> None:

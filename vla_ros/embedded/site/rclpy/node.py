@@ -176,9 +176,7 @@ class Node(EntitiesMixin, ParametersMixin, GraphMixin):
         group = callback_group or self._rcl_default_callback_group
         subscription = Subscription(reader, msg_type, name, callback, group, profile, raw)
         callbacks = event_callbacks or SubscriptionEventCallbacks()
-        subscription.event_handlers = list(
-            callbacks.create_event_handlers(group, reader.entity, name, self._rcl_logger)
-        )
+        subscription.event_handlers = list(callbacks.create_event_handlers(group, reader.entity, name, self._rcl_logger))
         for handler in subscription.event_handlers:
             self.add_waitable(handler)
         self.add_waitable(subscription, (reader.entity,))
@@ -230,9 +228,7 @@ class Node(EntitiesMixin, ParametersMixin, GraphMixin):
         self.add_waitable(client, (wire.reader.entity, wire.writer.entity))
         return client
 
-    def create_guard_condition(
-        self, callback: Callable[[], Any], callback_group: CallbackGroup | None = None
-    ) -> GuardCondition:
+    def create_guard_condition(self, callback: Callable[[], Any], callback_group: CallbackGroup | None = None) -> GuardCondition:
         """Guard condition; its trigger() calls `callback` in the executor."""
         guard = GuardCondition(callback, callback_group, self.context)
         self.add_waitable(guard)
@@ -262,9 +258,7 @@ class Node(EntitiesMixin, ParametersMixin, GraphMixin):
         self._rcl_overrides_reported = True
         for name, closest in self._rcl_unused_overrides().items():
             hint = f"; the closest declared name is '{closest}'" if closest else ""
-            self._rcl_logger.error(
-                f"parameter '{name}' was given, but {self._rcl_name} declares none of that name{hint}"
-            )
+            self._rcl_logger.error(f"parameter '{name}' was given, but {self._rcl_name} declares none of that name{hint}")
 
     def __enter__(self) -> Node:
         return self
@@ -277,9 +271,7 @@ class Node(EntitiesMixin, ParametersMixin, GraphMixin):
             return
         code = frame.f_code if frame is not None else None
         line = {"file": code.co_filename, "function": code.co_name, "line": frame.f_lineno} if code else {}
-        self._rcl_rosout.publish(
-            Log(stamp=self._rcl_clock.now().to_msg(), level=int(severity), name=name, msg=text, **line)
-        )
+        self._rcl_rosout.publish(Log(stamp=self._rcl_clock.now().to_msg(), level=int(severity), name=name, msg=text, **line))
 
 
 def _arguments(context: Any, cli_args: list[str] | None, use_global: bool) -> list[Any]:

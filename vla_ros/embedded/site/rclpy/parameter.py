@@ -57,9 +57,7 @@ class Parameter:
                     if all(isinstance(item, kinds) for item in items):
                         return member
                 raise TypeError(f"a parameter's list must hold one type; found {value!r}")
-            raise TypeError(
-                f"found {type(value).__name__} {value!r}, expected bool, int, float, str or a list of one of them"
-            )
+            raise TypeError(f"found {type(value).__name__} {value!r}, expected bool, int, float, str or a list of one of them")
 
         def check(self, value: Any) -> bool:
             """Whether a Python value is of this type; an empty list is of every array type."""

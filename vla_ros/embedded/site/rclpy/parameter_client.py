@@ -85,9 +85,7 @@ class AsyncParameterClient:
         request = SetParametersAtomically.Request(parameters=_messages(parameters))
         return _send(self._set_atomically, request, callback)
 
-    def load_parameter_file(
-        self, parameter_file: str, use_wildcard: bool = False, callback: Callable | None = None
-    ) -> Future:
+    def load_parameter_file(self, parameter_file: str, use_wildcard: bool = False, callback: Callable | None = None) -> Future:
         """Set what a parameter file says about the node."""
         name = self.remote_node_name.lstrip("/")
         chosen = [

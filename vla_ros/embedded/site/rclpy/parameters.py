@@ -38,9 +38,7 @@ class ParametersMixin:
         self._rcl_post: list[Callable] = []
         self._rcl_parameter_event_publisher: Any = None
 
-    def declare_parameter(
-        self, name: str, value: Any = None, descriptor: Any = None, ignore_override: bool = False
-    ) -> Parameter:
+    def declare_parameter(self, name: str, value: Any = None, descriptor: Any = None, ignore_override: bool = False) -> Parameter:
         """Declare a parameter; an override from the command line or a file replaces `value`.
 
         Raises:
@@ -50,9 +48,7 @@ class ParametersMixin:
         arguments = (name,) if value is None and descriptor is None else (name, value, descriptor)
         return self.declare_parameters("", [arguments], ignore_override)[0]
 
-    def declare_parameters(
-        self, namespace: str, parameters: Sequence[tuple], ignore_override: bool = False
-    ) -> list[Parameter]:
+    def declare_parameters(self, namespace: str, parameters: Sequence[tuple], ignore_override: bool = False) -> list[Parameter]:
         """Declare several, as (name), (name, value) or (name, value, descriptor), below `namespace`."""
         declared = []
         for entry in parameters:
@@ -231,9 +227,7 @@ class ParametersMixin:
             new = [parameter for parameter in parameters if parameter.name not in self._rcl_parameters]
             for parameter in parameters:
                 self._rcl_parameters[parameter.name] = parameter
-                self._rcl_descriptors.setdefault(
-                    parameter.name, ParameterDescriptor(name=parameter.name, dynamic_typing=True)
-                )
+                self._rcl_descriptors.setdefault(parameter.name, ParameterDescriptor(name=parameter.name, dynamic_typing=True))
             self._rcl_apply([parameter for parameter in parameters if parameter not in new], new=False)
             self._rcl_apply(new, new=True)
         return result
@@ -253,9 +247,7 @@ class ParametersMixin:
             found = parameter.type_.name
             if not expected.check(parameter.value) or parameter.value is None:
                 return _no(f"Wrong parameter type, parameter {parameter.name}: expected {expected.name}, got {found}")
-        ranges = (
-            descriptor.integer_range if parameter.type_ == Parameter.Type.INTEGER else descriptor.floating_point_range
-        )
+        ranges = descriptor.integer_range if parameter.type_ == Parameter.Type.INTEGER else descriptor.floating_point_range
         if parameter.type_ in (Parameter.Type.INTEGER, Parameter.Type.DOUBLE) and ranges:
             return _in_range(parameter, ranges[0])
         return SetParametersResult(successful=True)
@@ -270,9 +262,7 @@ class ParametersMixin:
             stamp = builtin_interfaces.msg.Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
             messages = [parameter.to_parameter_msg() for parameter in parameters]
             node: str = self.get_fully_qualified_name()  # type: ignore[attr-defined]
-            event = ParameterEvent(
-                stamp=stamp, node=node, **{"new_parameters" if new else "changed_parameters": messages}
-            )
+            event = ParameterEvent(stamp=stamp, node=node, **{"new_parameters" if new else "changed_parameters": messages})
             self._rcl_parameter_event_publisher.publish(event)
 
     def _rcl_unused_overrides(self) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """Quality of service, with rclpy's names and numbers."""
 
-
-
 from __future__ import annotations
 
 from enum import IntEnum
@@ -149,9 +147,7 @@ qos_profile_system_default = QoSProfile(
     reliability=ReliabilityPolicy.SYSTEM_DEFAULT,
     durability=DurabilityPolicy.SYSTEM_DEFAULT,
 )
-qos_profile_rosout_default = _keep_last(
-    1000, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=Duration(seconds=10)
-)
+qos_profile_rosout_default = _keep_last(1000, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=Duration(seconds=10))
 qos_profile_unknown = QoSProfile(
     history=HistoryPolicy.UNKNOWN, reliability=ReliabilityPolicy.UNKNOWN, durability=DurabilityPolicy.UNKNOWN
 )

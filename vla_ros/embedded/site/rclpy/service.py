@@ -19,9 +19,7 @@ class Service(Waitable):
 
         future: Future
 
-    def __init__(
-        self, wire: ServerWire, srv_type: Any, srv_name: str, callback: Callable[..., Any], callback_group: Any
-    ) -> None:
+    def __init__(self, wire: ServerWire, srv_type: Any, srv_name: str, callback: Callable[..., Any], callback_group: Any) -> None:
         self._wire = wire
         self.srv_type, self.srv_name, self.service_name = srv_type, srv_name, srv_name
         self.callback, self.callback_group = callback, callback_group
@@ -54,9 +52,7 @@ class Service(Waitable):
             TypeError: not the service's response type.
         """
         if not isinstance(response, self.srv_type.Response):
-            raise TypeError(
-                f"service {self.srv_name}: callback returned {response!r}, expected {self.srv_type.Response}"
-            )
+            raise TypeError(f"service {self.srv_name}: callback returned {response!r}, expected {self.srv_type.Response}")
         self._wire.reply(header, response)
 
     def destroy(self) -> None:

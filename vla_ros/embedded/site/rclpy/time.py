@@ -16,9 +16,7 @@ class Time:
 
     __slots__ = ("_clock_type", "_nanoseconds")
 
-    def __init__(
-        self, *, seconds: float = 0, nanoseconds: float = 0, clock_type: ClockType = ClockType.SYSTEM_TIME
-    ) -> None:
+    def __init__(self, *, seconds: float = 0, nanoseconds: float = 0, clock_type: ClockType = ClockType.SYSTEM_TIME) -> None:
         if not isinstance(clock_type, ClockType):
             raise TypeError("Clock type must be a ClockType enum")
         if seconds < 0:

@@ -100,9 +100,7 @@ class Timer(Waitable):
         self._last = now
         self._next += self._period
         if self._next <= now:
-            self._next = (
-                now if not self._period else self._next + ((now - self._next) // self._period + 1) * self._period
-            )
+            self._next = now if not self._period else self._next + ((now - self._next) // self._period + 1) * self._period
         callback = self.callback
         if callback is None:
             return None

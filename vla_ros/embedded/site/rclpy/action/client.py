@@ -79,9 +79,7 @@ class ActionClient:
         self._goals = node.create_client(
             impl.SendGoalService, f"{base}/send_goal", qos_profile=goal_service_qos_profile, **options
         )
-        self._cancels = node.create_client(
-            CancelGoal, f"{base}/cancel_goal", qos_profile=cancel_service_qos_profile, **options
-        )
+        self._cancels = node.create_client(CancelGoal, f"{base}/cancel_goal", qos_profile=cancel_service_qos_profile, **options)
         self._results = node.create_client(
             impl.GetResultService, f"{base}/get_result", qos_profile=result_service_qos_profile, **options
         )
@@ -93,9 +91,7 @@ class ActionClient:
         self._feedback_callbacks: dict[bytes, Callable[[Any], Any]] = {}
         self._handles: weakref.WeakValueDictionary[bytes, ClientGoalHandle] = weakref.WeakValueDictionary()
 
-    def send_goal_async(
-        self, goal: Any, feedback_callback: Callable[[Any], Any] | None = None, goal_uuid: Any = None
-    ) -> Future:
+    def send_goal_async(self, goal: Any, feedback_callback: Callable[[Any], Any] | None = None, goal_uuid: Any = None) -> Future:
         """Send a goal; future of a ClientGoalHandle.
 
         Raises:

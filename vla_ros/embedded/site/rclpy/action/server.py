@@ -130,9 +130,7 @@ class ActionServer:
             logger.warning(f"Goal state not set, assuming aborted. Goal ID: {goal.key.hex()}")
             goal.abort()
         if not isinstance(result, self.action_type.Result):
-            logger.error(
-                f"{self.action_name}: execute callback returned {result!r}, expected {self.action_type.Result}"
-            )
+            logger.error(f"{self.action_name}: execute callback returned {result!r}, expected {self.action_type.Result}")
             result = self.action_type.Result()
         response = self.action_type.Impl.GetResultService.Response(status=int(goal.status), result=result)
         self._results[goal.key].set_result(response)

@@ -119,9 +119,7 @@ class LifecycleNodeMixin:
     def _rcl_trigger(self, label: str) -> TransitionCallbackReturn:
         step = self._rcl_find(0, label)
         if step is None:
-            raise RCLError(
-                f"Failed to trigger lifecycle state machine transition: no '{label}' from {NAMES[self._rcl_state]}"
-            )
+            raise RCLError(f"Failed to trigger lifecycle state machine transition: no '{label}' from {NAMES[self._rcl_state]}")
         return self._rcl_go(step)
 
     def _rcl_find(self, number: int, label: str) -> Step | None:
@@ -184,9 +182,7 @@ def _message(state: int) -> Any:
 
 def _describe(step: Step) -> Any:
     transition = Transition(id=step.id, label=step.label)
-    return TransitionDescription(
-        transition=transition, start_state=_message(step.start), goal_state=_message(step.goal)
-    )
+    return TransitionDescription(transition=transition, start_state=_message(step.start), goal_state=_message(step.goal))
 
 
 class LifecycleNode(LifecycleNodeMixin, PlainNode):
