@@ -559,3 +559,12 @@ def test_commands_start_only_where_an_arm_can_be_and_stands() -> None:
     assert safety.tick(1.1, JointState(1.1, JOINTS, HOME, fast)) is None
     assert safety.reason == "arm_moves:panda_joint3"
     assert safety.tick(1.2, JointState(1.2, JOINTS, HOME, np.zeros(7))) is not None
+
+
+@pytest.mark.parametrize("gap", [0.6, 1.0, 1.4, 3.0])
+def test_a_joint_state_is_answered_once_also_after_a_gap(gap: float) -> None:
+    cell = Cell().moving()
+    cell.now += gap * DT
+    assert cell.tick() is not None
+    for _ in range(3):
+        assert cell.filter.tick(cell.now, cell.state()) is None

@@ -26,6 +26,7 @@ SCALARS = (
 FLOORS = ("clearance", "reset_after")
 # One number for all joints or a list of one per joint, in the joint's unit (rad, or m of a prismatic joint).
 PER_JOINT = ("row_jump", "tracking_brake", "tracking_latch", "standstill")
+ANGLES = ("position_margin", "row_jump", "tracking_brake", "tracking_latch")  # rad
 ROWS = ("velocity", "acceleration", "jerk")  # one per joint
 SCALES = {"velocity_scale": "velocity", "torque_scale": "torque"}  # (0, 1] of what the files before allow
 REQUIRED = (*SCALARS, *FLOORS, *PER_JOINT, *SCALES, "acceleration", "jerk", "position_margin", "walls")
@@ -226,4 +227,6 @@ def _joint_row(limits: Limits, section: Section, key: str, spread: bool = False,
             raise section.wrong(key, f"a number, or a list of {n} numbers") from error
     if not all(math.isfinite(value) and value >= least for value in row):
         raise section.wrong(key, "positive finite numbers")
+    if key in ANGLES and max(row) > FULL_CIRCLES:
+        raise section.wrong(key, f"rad within 4 pi ({FULL_CIRCLES:.4g}); are these degrees?")
     return row
