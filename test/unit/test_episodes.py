@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from mcap.reader import make_reader
+from mcap.writer import Writer
 
 from vla_ros.episodes import EpisodeReader, EpisodeWriter, label, load_episode, read_label
-from vla_ros.episodes.definitions import schema_text, typestore
+from vla_ros.episodes.definitions import recorded_types, schema_text, typestore
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
@@ -267,3 +268,19 @@ def test_labels_stay_beside_the_recording(recorded: Path) -> None:
         label(recorded.parent, "episode", "good")
     with pytest.raises(VlaRosError, match="no episode 'other'"):
         label(recorded.parent, "other", "success")
+
+
+def test_recordings_of_older_messages_stay_readable(tmp_path: Path) -> None:
+    """A message that has grown since is decoded by the definition in the file."""
+    name, text = "vla_ros/msg/SafetyState", "uint8 state\nstring reason"
+    store = recorded_types(((name, text),))
+    path = tmp_path / "old.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start("ros2")
+        channel = writer.register_channel("/safety/state", "cdr", writer.register_schema(name, "ros2msg", text.encode()))
+        cdr = bytes(store.serialize_cdr(store.types[name](state=2, reason="old"), name))
+        writer.add_message(channel, log_time=5, publish_time=5, data=cdr)
+        writer.finish()
+    (message,) = EpisodeReader(path).of("/safety/state")
+    assert (message.state, message.reason) == (2, "old")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from rosbags.interfaces.typing import Typesdict
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from vla_ros import paths
@@ -19,6 +19,23 @@ def typestore() -> Typestore:
     types: Typesdict = {}
     for file in sorted((paths.share() / "msg").glob("*.msg")):
         types.update(get_types_from_msg(file.read_text(encoding="utf-8"), f"vla_ros/msg/{file.stem}"))
+    store.register(types)
+    return store
+
+
+@functools.cache
+def recorded_types(schemas: tuple[tuple[str, str], ...]) -> Typestore:
+    """Type store of the definitions (type name, text) that a file carries, which later versions of a message leave readable.
+
+    Raises:
+        VlaRosError: a text that is no message definition.
+    """
+    store, types = get_typestore(Stores.EMPTY), Typesdict()
+    for name, text in schemas:
+        try:
+            types.update(get_types_from_msg(text, name))
+        except TypesysError as error:
+            raise VlaRosError(f"{name}: found no message definition ({error})") from error
     store.register(types)
     return store
 

@@ -12,13 +12,16 @@ import zstandard
 from mcap.exceptions import McapError
 from mcap.records import Channel, Message, Metadata, Schema
 from mcap.stream_reader import CRCValidationError, StreamReader
+from rosbags.serde import SerdeError
 
-from vla_ros.episodes.definitions import typestore
+from vla_ros.episodes.definitions import recorded_types
 from vla_ros.episodes.writer import METADATA
 from vla_ros.errors import VlaRosError
 
 # What a torn or corrupt file makes the parsers raise.
-DAMAGE = (McapError, CRCValidationError, struct.error, zstandard.ZstdError, ValueError, KeyError, EOFError, MemoryError)
+DAMAGE = (
+    McapError, CRCValidationError, SerdeError, struct.error, zstandard.ZstdError, ValueError, KeyError, EOFError, MemoryError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ class Recorded:
     type_name: str  # pkg/msg/Name
     cdr: bytes
     stamp_ns: int  # ns on the ROS clock
+    schemas: dict[str, str]  # the file's definitions, by type name
 
     def message(self) -> Any:
-        """The message with rosbags' classes; arrays are numpy views on `cdr`."""
-        return typestore().deserialize_cdr(self.cdr, self.type_name)
+        """The message as the file defines it, with rosbags' classes; arrays are numpy views on `cdr`."""
+        return recorded_types(tuple(sorted(self.schemas.items()))).deserialize_cdr(self.cdr, self.type_name)
 
 
 @dataclass
@@ -99,16 +103,18 @@ class EpisodeReader:
         return result
 
     def _read(self, stream: StreamReader) -> None:
-        schemas: dict[int, str] = {}
+        names: dict[int, str] = {}
+        schemas: dict[str, str] = {}
         channels: dict[int, tuple[str, str]] = {}
         for record in stream.records:
             if isinstance(record, Schema):
-                schemas[record.id] = record.name
+                names[record.id] = record.name
+                schemas[record.name] = record.data.decode()
             elif isinstance(record, Channel):
-                channels[record.id] = record.topic, schemas[record.schema_id]
+                channels[record.id] = record.topic, names[record.schema_id]
             elif isinstance(record, Message):
                 topic, type_name = channels[record.channel_id]
                 if not self.only or topic in self.only:
-                    self._messages.append(Recorded(topic, type_name, record.data, record.log_time))
+                    self._messages.append(Recorded(topic, type_name, record.data, record.log_time, schemas))
             elif isinstance(record, Metadata) and record.name == METADATA:
                 self.metadata.update(record.metadata)

@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mcap.exceptions import McapError
-from mcap.reader import make_reader
-from rosbags.interfaces.typing import Typesdict
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
 from vla_ros import embedded
 from vla_ros.episodes.data import CHUNK, OBSERVATION, SAFETY
-from vla_ros.episodes.definitions import typestore
 from vla_ros.episodes.reader import EpisodeReader, Recorded
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
@@ -122,22 +116,21 @@ def load(path: Path, robot: str = "") -> Recording:
     source = topic if topic in found else OBSERVATION
     if source not in found:
         raise _not_recorded(path, topic, found, f"sensor_msgs/msg/JointState there, or vla_ros/msg/Observation on {OBSERVATION}")
-    types = _types(path)
     as_joints: Any = convert.joint_state if source == topic else _observed
     in_order = partial(convert.ordered, names=contract.joints)
     return Recording(
         path, contract, reader.metadata,
-        chunks=tuple(_converted(path, types, (m for m in reader if m.topic == CHUNK), convert.chunk)),
+        chunks=tuple(_converted(path, (m for m in reader if m.topic == CHUNK), convert.chunk)),
         states=tuple(
             _converted(
-                path, types, (m for m in (joints if source == topic else reader) if m.topic == source),
+                path, (m for m in (joints if source == topic else reader) if m.topic == source),
                 lambda message: in_order(as_joints(message)),
             )
         ),
         state_topic=source,
         executed=tuple(
             state for _, state in _converted(
-                path, types, (m for m in reader if m.topic == SAFETY), partial(_executed, joints=contract.joints)
+                path, (m for m in reader if m.topic == SAFETY), partial(_executed, joints=contract.joints)
             )
         ),
     )  # fmt: skip
@@ -156,28 +149,12 @@ def _not_recorded(path: Path, topic: str, found: Iterable[str], expected: str) -
     return VlaRosError(f"{path}: {topic} was not recorded; found {there}; expected {expected}")
 
 
-def _types(path: Path) -> Typestore:
-    """Type store of the definitions in the file; the package's own where it has no index."""
-    try:
-        with path.open("rb") as file:
-            summary = make_reader(file).get_summary()
-    except McapError:
-        summary = None
-    if summary is None or not summary.schemas:
-        return typestore()
-    store, types = get_typestore(Stores.EMPTY), Typesdict()
-    for schema in summary.schemas.values():
-        types.update(get_types_from_msg(schema.data.decode(), schema.name))
-    store.register(types)
-    return store
-
-
-def _converted(path: Path, types: Typestore, messages: Iterable[Recorded], convert: Any) -> list[tuple[float, Any]]:
+def _converted(path: Path, messages: Iterable[Recorded], convert: Any) -> list[tuple[float, Any]]:
     """(arrival, value) of each message."""
     out = []
     for recorded in messages:
         try:
-            out.append((recorded.stamp_ns * 1e-9, convert(types.deserialize_cdr(recorded.cdr, recorded.type_name))))
+            out.append((recorded.stamp_ns * 1e-9, convert(recorded.message())))
         except (SerdeError, AttributeError, KeyError, ValueError) as error:
             raise VlaRosError(
                 f"{path}: {recorded.topic} at {recorded.stamp_ns} ns: found no valid {recorded.type_name} ({error}); "
