@@ -78,7 +78,7 @@ class Distances:
         self.between = BETWEEN * limits.clearance
         self._world: dict[str, Obstacle] | None = None
         self._fixed = [self._lever(i, None) for i in range(len(self.links))]
-        self._relatives = {
+        self._relatives: dict[Pair, tuple[Array, object]] = {
             (i, k): lever
             for i, k in combinations(range(len(self.links)), 2)
             if (lever := self._lever(i, k)) is not None
@@ -130,11 +130,11 @@ class Distances:
             shape = pin.GeometryObject(obstacle.name, 0, 0, placement_of(obstacle), solid_of(obstacle))
             self._shapes.addGeometryObject(shape)
         self._names = [*self._link_names, *self._limits.walls, *world]
-        self._watched: dict[Pair, Array] = dict(self._relatives)
-        for i, lever in enumerate(self._fixed):
+        self._watched = dict(self._relatives)
+        for i, fixed in enumerate(self._fixed):
             for k in range(len(self.links), len(self._names)):
-                if lever is not None and frozenset((self._names[i], self._names[k])) not in self._allowed:
-                    self._watched[i, k] = lever
+                if fixed is not None and frozenset((self._names[i], self._names[k])) not in self._allowed:
+                    self._watched[i, k] = fixed
         self._regroup({})
 
     def _regroup(self, near: dict[Pair, float]) -> None:
@@ -142,25 +142,29 @@ class Distances:
         so that they do not loosen it for others."""
         members: dict[object, list[Pair]] = {}
         levers: dict[object, Array] = {}
-        for pair, lever in self._watched.items():
-            key = pair if pair in near else self._kind(lever)
+        for pair, (lever, kind) in self._watched.items():
+            key = pair if pair in near else kind
             members.setdefault(key, []).append(pair)
             levers[key] = np.maximum(levers[key], lever) if key in levers else lever
         self._groups = [_Group(self._shapes, pairs, levers[key]) for key, pairs in members.items()]
         self._levers = np.array([group.levers for group in self._groups])
-        self._near = near
-        self._floors = [min(self._limits.clearance, near.get(group.pairs[0], inf)) for group in self._groups]
+        self._near, self._floors = near, self._start_floors(near)
         self._forget()
 
+    def _start_floors(self, near: dict[Pair, float]) -> list[float]:
+        """[groups] m, what each must keep."""
+        return [min(self._limits.clearance, near.get(group.pairs[0], inf)) for group in self._groups]
+
     def _kind(self, lever: Array) -> object:
+        """What pairs of one group have in common."""
         joints = np.flatnonzero(lever).tolist()
         roots = frozenset(map(self._root, joints))
         chain = [j for j in range(len(lever)) if self._root(j) in roots]
         return roots, KINDS * chain.index(joints[0]) // len(chain)
 
-    def _lever(self, i: int, k: int | None) -> Array | None:
-        """Lever arms [n] of the joints between two links, or between a link and what stands still (None); None for a pair
-        that is not watched, as it is allowed to touch or nothing moves it."""
+    def _lever(self, i: int, k: int | None) -> tuple[Array, object] | None:
+        """Lever arms [n] of the joints between two links, or between a link and what stands still (None), and their kind;
+        None for a pair that is not watched, as it is allowed to touch or nothing moves it."""
         others = () if k is None else (k,)
         if k is not None:
             names = self._link_names[i], self._link_names[k]
@@ -173,7 +177,7 @@ class Distances:
             for j in range(self._model.nv):
                 if j + 1 in between:
                     lever[j] = max(lever[j], self._reach[shape][j])
-        return lever if lever.any() else None
+        return (lever, self._kind(lever)) if lever.any() else None
 
     def _root(self, joint: int) -> int:
         return int(self._model.supports[joint + 1][1])
@@ -199,7 +203,10 @@ class Distances:
                     for pair, result in zip(group.pairs, group.data.distanceResults, strict=True):
                         if not result.min_distance >= self._limits.clearance:
                             near[pair] = float(result.min_distance) - ROUNDING
-            self._regroup(near)
+            if near.keys() != self._near.keys():
+                self._regroup(near)
+            else:
+                self._near, self._floors = near, self._start_floors(near)
             return nearest
         for g, distance in enumerate(self._clearances.tolist()):
             lowest = min(self._floors[g], self._limits.clearance - self.between)
