@@ -69,6 +69,7 @@ class Arm:
         self._resting = Verdict("", inf, "", 0.0, 0.0)
         self._most = [a * (1.0 - GUARD) for a in limits.acceleration]
         self._jerks = [j * (1.0 - GUARD) for j in limits.jerk]
+        self._most_row, self._jerk = np.array(self._most), np.array(self._jerks)
         self._none = np.zeros(self.model.nv)
         self._new_stop()
         self._check_payload()
@@ -105,11 +106,11 @@ class Arm:
         self.distances.set_world(obstacles)
         self._rest, self._new_world = None, True
 
-    def depth(self, q: Sequence[float]) -> tuple[float, str]:
+    def depth(self, q: Sequence[float] | Array) -> tuple[float, str]:
         """How far [m] the worst frame is outside its box at `q` [n] rad, and its name."""
         if not self._boxes:
             return 0.0, ""
-        pin.forwardKinematics(self.model, self.data, np.array(q))
+        pin.forwardKinematics(self.model, self.data, np.asarray(q, np.float64))
         worst, where = 0.0, ""
         for name, frame, (x, y, z) in self._boxes:
             px, py, pz = pin.updateFramePlacement(self.model, self.data, frame).translation.tolist()
@@ -165,8 +166,8 @@ class Arm:
         looked at at which a joint begins or ends to brake hardest. RESERVE covers how the pose changes meanwhile.
         """
         pose, speeds, now = np.array(q), np.array(v), np.array(a)
-        plans = [stop(*joint) for joint in zip(v, a, self._most, self._jerks, strict=True)]
-        peaks = np.array([jerk * last for jerk, _, _, last in plans])
+        way = np.copysign(1.0, speeds + 0.5 * now * abs(now) / self._jerk)
+        peaks = -way * np.minimum(self._most_row, np.sqrt(np.maximum(self._jerk * way * speeds + 0.5 * now * now, 0.0)))
         low, high = np.minimum(np.minimum(now, peaks), 0.0), np.maximum(np.maximum(now, peaks), 0.0)
         pin.crba(self.model, self.data, pose)
         mass = np.array(self.data.M)
@@ -174,6 +175,7 @@ class Arm:
         bound, joint = self._largest(abs(bias + mass @ (0.5 * (low + high))) + abs(mass) @ (0.5 * (high - low)), speeds)
         if bound * RESERVE <= self.most_torque:
             return self._largest(bias + mass @ now, speeds)
+        plans = [stop(*joint) for joint in zip(v, a, self._most, self._jerks, strict=True)]
         times = {0.0, time, max(first for _, first, _, _ in plans), *(first + hold for _, first, hold, _ in plans)}
         share, joint = self.torque_share(*map(self._trajectory.at_time, sorted(times, reverse=True)))
         return share * RESERVE, joint
@@ -213,8 +215,9 @@ class Arm:
         elif moving and share > self.most_torque:
             refused = f"torque:{self._limits.joints[joint]}"
         else:
-            outside, where = self.depth(self._pose(time))
-            kept, clearance, nearest = self.distances.look(self._pose, time, self._turns(v, a))
+            first, last = np.array(q), np.array(self._pose(time))
+            outside, where = self.depth(last)
+            kept, clearance, nearest = self.distances.look(self._pose, time, first, last, self._turns(v, a))
             if outside > self._outside + ROUNDING:
                 refused = f"workspace:{where}"
             elif not kept:

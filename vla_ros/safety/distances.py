@@ -229,19 +229,21 @@ class Distances:
         i, k = group.pairs[pair]
         return distance, f"{self._names[i]}~{self._names[k]}"
 
-    def look(self, pose: Callable[[float], Sequence[float]], time: float, turns: Array) -> tuple[bool, float, str]:
+    def look(
+        self, pose: Callable[[float], Sequence[float]], time: float, first: Array, last: Array, turns: Array
+    ) -> tuple[bool, float, str]:
         """Looks at the way of a stop.
 
         Args:
             pose: joint positions [n] rad at a time [s] of the stop.
             time: s, of its end.
+            first, last: [n] rad, the poses at its ends.
             turns: [n] rad, what each joint travels more than from its first to its last position.
 
         Returns:
             whether every pair keeps its limit, a lower bound of the least clearance, and the pair it belongs to where it
             was measured.
         """
-        first, last = np.array(pose(0.0)), np.array(pose(time))
         ways = self._levers @ (abs(last - first) + turns)
         bounds = self._clearances - (self._levers * abs(last - self._anchors)).sum(axis=1)
         least, nearest = inf, ""

@@ -277,14 +277,14 @@ class Follower:
         """The next states [n] towards the path, viable, and the constraints that changed them."""
         assert self._path is not None
         dt, now = self._dt, self.speed
-        bends = self._path.at(self.time + 0.5 * (now + speed) * dt)
+        slopes, bends = self._path.slopes(self.time + 0.5 * (now + speed) * dt)
         states, active, worst = [], [], 0.0
         x = speed * speed
         notice = NOTICE / (dt * dt)
         resting = speed == now == 0.0 or self.time >= self._path.end
         gain, damping = POSITION_GAIN / dt, VELOCITY_GAIN / dt
         for j, (state, joint, p, dp, dp1, ddp1) in enumerate(
-            zip(self.states, self._joints, here[0], here[1], bends[1], bends[2], strict=True)
+            zip(self.states, self._joints, here[0], here[1], slopes, bends, strict=True)
         ):
             q, v, a = state
             low, high, v_max, a_max, j_max, near, reserve, slope, ramp, back, lag, straight, ease, steady = joint

@@ -92,7 +92,7 @@ def _meeting(a: Array, b: Array, band: Array) -> Array:
         middle, reach = b / a, band / abs(a)  # u is within `reach` of -middle x
         apart = abs(middle[:, :, None] - middle[:, None, :])
         x = (reach[:, :, None] + reach[:, None, :]) / apart
-    together = np.nan_to_num(x, nan=np.inf, posinf=np.inf).min(axis=2)
+    together = np.fmin.reduce(x, axis=2)
     return np.where(abs(a) > TINY, together, _alone(b, -band, band))
 
 
@@ -127,7 +127,7 @@ def _backward(a: Array, b: Array, low: Array, high: Array, caps: Array, span: fl
         denominator = 1.0 - span * slope
         inverse = np.where(denominator > TINY, 1.0 / denominator, 0.0)
         reach = np.where(denominator > TINY, -span * edge * inverse, np.inf)
-    reach = np.nan_to_num(reach, nan=np.inf, posinf=np.inf)
+    reach = np.fmin(reach, np.inf)
     why = caps.argmin(axis=1)
     x = np.clip(caps[np.arange(len(why)), why], CRAWL, 1.0)
     why += a.shape[1]

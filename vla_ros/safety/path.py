@@ -86,11 +86,7 @@ class ChunkPath:
         if time >= self.end:
             zero = [0.0] * len(self.last_row)
             return self.last_row.tolist(), zero, zero
-        k = self._at
-        if k < 0 or time < self._starts[k] or (k + 1 < len(self._starts) and time >= self._starts[k + 1]):
-            k = self._at = max(0, bisect_right(self._starts, time) - 1)
-            self._segment = list(zip(*self._coefficients[k].tolist(), strict=True))
-        t = time - self._starts[k]
+        t = self._enter(time)
         q, v, a = [], [], []
         for c0, c1, c2, c3 in self._segment:
             ct = c3 * t
@@ -98,6 +94,26 @@ class ChunkPath:
             v.append(c1 + t * (2.0 * c2 + 3.0 * ct))
             a.append(2.0 * c2 + 6.0 * ct)
         return q, v, a
+
+    def slopes(self, time: float) -> tuple[list[float], list[float]]:
+        """The derivatives of at() alone."""
+        if time >= self.end:
+            zero = [0.0] * len(self.last_row)
+            return zero, zero
+        t = self._enter(time)
+        segment = self._segment
+        return (
+            [c1 + t * (2.0 * c2 + 3.0 * (c3 * t)) for _, c1, c2, c3 in segment],
+            [2.0 * c2 + 6.0 * (c3 * t) for _, _, c2, c3 in segment],
+        )
+
+    def _enter(self, time: float) -> float:
+        """Time [s] since the start of the segment, which is made the present one."""
+        k = self._at
+        if k < 0 or time < self._starts[k] or (k + 1 < len(self._starts) and time >= self._starts[k + 1]):
+            k = self._at = max(0, bisect_right(self._starts, time) - 1)
+            self._segment = list(zip(*self._coefficients[k].tolist(), strict=True))
+        return time - self._starts[k]
 
     def sample(self, times: Array) -> tuple[Array, Array, Array]:
         """at() for many times [K] before the end: three arrays [K, n]."""
