@@ -146,3 +146,22 @@ def test_speed() -> None:
             arena.contacts()
         best = max(best, len(rows) / (time.perf_counter() - start))
     assert best > 5000
+
+
+@pytest.mark.parametrize("robot", ["panda", "aloha"])
+def test_servos_come_to_rest_in_every_pose(robot: str) -> None:
+    contract = RobotContract.load(robot)
+    arena, rng = Arena(contract), np.random.default_rng(0)
+    low, high = contract.limits.lower, contract.limits.upper
+    seen = 0
+    for _ in range(60):
+        command = rng.uniform(low, high)
+        arena.reset(command)
+        for step in np.repeat([rng.uniform(-0.02, 0.02, len(low)), np.zeros(len(low))], [20, 150], axis=0):
+            command = np.clip(command + step, low, high)
+            arena.step(command)
+        if not arena.contacts():
+            seen += 1
+            assert abs(arena.velocity()).max() < 0.05
+            assert abs(arena.position() - command).max() < 0.01
+    assert seen >= 15

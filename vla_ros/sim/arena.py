@@ -13,10 +13,10 @@ from vla_ros.robots.srdf import disabled_pairs
 from vla_ros.types import Array
 
 TABLE = "table"
-LONGEST_STEP = 0.005  # s
+LONGEST_STEP = 0.0025  # s; with 5 ms one pose in ten of the Panda swings on for ever
 # Of every motor. Nobody publishes the servos' rotors; this one damps the light wrists and costs little of their effort.
 ARMATURE = 0.05  # kg m² (kg for a prismatic joint)
-BANDWIDTH = 100.0  # rad/s of the servos, at the largest inertia that a joint meets
+BANDWIDTH = 60.0  # rad/s of the servos, at the largest inertia that a joint meets; 100 swings where that is smallest
 POSES = 200  # sampled for that inertia
 
 
