@@ -43,11 +43,17 @@ def test_chunk() -> None:
         assert np.array_equal(getattr(back, field.name), getattr(chunk, field.name)), field.name
 
 
-@pytest.mark.parametrize(("rows", "size"), [(0, 3), (1, 4), (2, 3), (1, 0)])
+@pytest.mark.parametrize(("rows", "size"), [(0, 3), (3, 4), (2, 3), (1, 0)])
 def test_a_chunk_that_does_not_fit_is_left_to_admission(rows: int, size: int) -> None:
     message = convert.chunk_message(ActionChunk(TIME, 0.1, NAMES, np.zeros((1, 3))))
     message.rows, message.data = rows, convert.floats(np.zeros(size))
     assert convert.chunk(message).rows.ndim == 1
+
+
+def test_columns_follow_from_the_rows_as_tips_have_more_than_one() -> None:
+    poses = np.arange(14.0).reshape(2, 7)
+    message = convert.chunk_message(ActionChunk(TIME, 0.1, ("tool",), poses, "tip_pose"))
+    assert np.array_equal(convert.chunk(message).rows, poses)
 
 
 def test_observation_shares_the_messages_memory() -> None:
