@@ -20,7 +20,7 @@ def data_files() -> list[tuple[str, list[str]]]:
     return list(folders.items())
 
 
-DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6.0"]
+DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "ruckig>=0.14", "types-PyYAML>=6.0"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"]
 
 setup(
@@ -41,12 +41,12 @@ setup(
         "tokenizers>=0.20",
         "safetensors>=0.4",
         "numpy>=1.26",
+        "numba>=0.60",
         "PyYAML>=6.0",
         "opencv-python-headless>=4.9",
         "mujoco>=3.3",
         "pin>=3.3",
         "coal>=3.0",
-        "ruckig>=0.14",
         "daqp>=0.8",
         "cyclonedds>=11.0",
         "rosbags>=0.11",

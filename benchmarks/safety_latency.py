@@ -2,8 +2,8 @@
 to ruckig (a new target every cycle) and to a plain clip of velocity and acceleration, in the same run.
 
 The arm moves under the fuzz's mix of smooth, fast and hostile policies (test/safety_adversary.py) and follows its commands
-exactly, so that nothing but the filter is timed. Wall and processor time; on a shared machine the largest wall times are
-the machine's.
+exactly, so that nothing but the filter is timed. Garbage is collected between ticks, as in safety_node. Wall and processor
+time; on a shared machine the largest wall times are the machine's.
 
     python benchmarks/safety_latency.py [--quick] [--json] [--ticks 1_000_000]
 """
@@ -33,6 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 from safety_adversary import Adversary  # noqa: E402
 from safety_rig import ExactArm, Timed  # noqa: E402
 
+from vla_ros.memory import Collector  # noqa: E402
 from vla_ros.robots.contract import RobotContract  # noqa: E402
 from vla_ros.safety.filter import SafetyFilter  # noqa: E402
 
@@ -60,10 +61,10 @@ def measure_filter(robot: str, ticks: int) -> Figures:
         adversary.run(WARM)
         for kept in (timed.tick_wall, timed.tick_cpu, timed.submit_wall, timed.accepted_wall, timed.both_wall, timed.moving):
             kept.clear()
-        gc.collect()
-        gc.freeze()
+        timed.collector = Collector()
         adversary.run(min(ticks, PIECE))
-        gc.unfreeze()
+        timed.collector.close()
+        timed.collector = None
         for prefix, seconds in (("", timed.tick_wall), ("cpu_", timed.tick_cpu), ("both_", timed.both_wall)):
             took[prefix] += [value for value, moving in zip(seconds, timed.moving, strict=True) if moving]
         took["all_"] += timed.tick_wall

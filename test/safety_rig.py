@@ -12,6 +12,7 @@ import numpy as np
 import pinocchio as pin
 from safety_judge import Array
 
+from vla_ros.memory import Collector
 from vla_ros.robots.contract import RobotContract
 from vla_ros.types import ActionChunk, JointState, SafetyMode
 
@@ -91,13 +92,14 @@ class Tips:
 
 class Timed:
     """A filter that notes what its calls cost: processor time of all together [s], and with `processor` wall and
-    processor time of each."""
+    processor time of each. `collector`: runs after each tick."""
 
     def __init__(self, safety: Any, processor: bool = False) -> None:
         self.safety = safety
         self.seconds = 0.0
         self._pending = 0.0
         self._processor = processor
+        self.collector: Collector | None = None
         self.tick_wall: list[float] = []
         self.tick_cpu: list[float] = []
         self.submit_wall: list[float] = []
@@ -138,4 +140,6 @@ class Timed:
         self.moving.append(sent is not None and sent.mode in (SafetyMode.RUN, SafetyMode.BRAKE))
         self._pending = 0.0
         self.seconds += took
+        if self.collector is not None:
+            self.collector.between()
         return sent

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from ruckig import ControlInterface, InputParameter, Ruckig, Synchronization, Trajectory
 
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
 from vla_ros.safety.arm import Arm
-from vla_ros.safety.braking import along, duration, move, stop, stretch
 from vla_ros.safety.filter import SafetyFilter
 from vla_ros.safety.follower import Follower
+from vla_ros.safety.laws import along, duration, during, move, stop, stops, stretch
 from vla_ros.safety.limits import Limits
 from vla_ros.types import ActionChunk, JointState, SafeCommand, SafetyMode
 
@@ -165,7 +166,7 @@ def test_stops_within_the_computed_time(cause: str, data: st.DataObject) -> None
     elif cause == "policy":
         path = rig.filter._path
         until_brake = 0.0 if path is None else path.last_due + LIMITS.max_lag + LIMITS.policy_silence - rig.now
-    before = [state[1:] for state in rig.filter._follower.states]
+    before = rig.filter._follower.states[1:].T
     # braking on the path takes longer than the fastest stop of every joint
     limit = rig.filter.stopping_time() if cause != "policy" else until_brake + 2 * max(VELOCITY / ACCELERATION) + 0.2
     for _ in range(math.ceil(limit / DT) + 2):
@@ -256,3 +257,24 @@ def test_braking_law(v: float, a: float, most: float, jerk: float, share: float)
     rest = stop(*middle[1:], most, jerk)
     assert duration(rest) == pytest.approx((1 - share) * time, abs=1e-5)
     assert along(middle, rest, 1e9)[0] == pytest.approx(end[0], abs=1e-6)
+
+
+def test_stops_are_those_of_ruckig() -> None:
+    """Another implementation of the fastest stop, all joints at once: durations, states on the way, and no further swing
+    than is told."""
+    rng = np.random.default_rng(0)
+    planner, given, found = Ruckig(7, 1.0), InputParameter(7), Trajectory(7)
+    given.control_interface, given.synchronization = ControlInterface.Velocity, Synchronization.No
+    given.max_velocity, given.max_acceleration, given.max_jerk = [math.inf] * 7, ACCELERATION, JERK
+    given.target_velocity = given.target_acceleration = [0.0] * 7
+    for _ in range(300):
+        states = rng.uniform(-1, 1, (3, 7)) * np.stack((UPPER, VELOCITY, ACCELERATION))
+        given.current_position, given.current_velocity, given.current_acceleration = states
+        planner.calculate(given, found)
+        plans, time, turns = stops(states, ACCELERATION, JERK)
+        assert time == pytest.approx(found.duration, abs=1e-9)
+        way = np.array([during(states, plans, moment)[0] for moment in np.linspace(0.0, time, 50)])
+        expected = np.array([found.at_time(moment)[0] for moment in np.linspace(0.0, time, 50)])
+        np.testing.assert_allclose(way, expected, atol=1e-9)
+        travel = abs(np.diff(way, axis=0)).sum(axis=0)
+        assert (travel <= abs(way[-1] - way[0]) + turns + 1e-9).all()

@@ -14,8 +14,8 @@ from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
 from vla_ros.safety.arm import Arm
-from vla_ros.safety.braking import along, stop
 from vla_ros.safety.filter import SafetyFilter
+from vla_ros.safety.laws import along, stop
 from vla_ros.types import (
     JOINT_DELTA,
     TIP_DELTA,
@@ -192,7 +192,7 @@ def test_a_bad_joint_state_brakes_and_holds(changes: dict[str, Any], reason: str
     sent = cell.tick(**{**now, **changes})
     assert (sent.mode, sent.reason) == (SafetyMode.BRAKE, reason)
     limits = cell.filter.limits
-    for (_, v, a), most, jerk, after in zip(before, limits.acceleration, limits.jerk, sent.velocity, strict=True):
+    for (_, v, a), most, jerk, after in zip(before.T, limits.acceleration, limits.jerk, sent.velocity, strict=True):
         assert after == pytest.approx(along((0.0, v, a), stop(v, a, most, jerk), DT)[1], abs=1e-4), "the fastest stop"
     for _ in range(40):
         sent = cell.tick()
@@ -532,8 +532,7 @@ def test_stops_keep_the_torque_limit() -> None:
             if k == 44:
                 cell.filter.estop("button")
             cell.tick()
-            q, v, a = zip(*cell.filter._follower.states, strict=True)
-            worst = max(worst, judge.torque_share((q, v, a))[0])
+            worst = max(worst, judge.torque_share(*cell.filter._follower.states)[0])
     assert worst <= 1.0
 
 

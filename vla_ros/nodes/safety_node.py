@@ -6,7 +6,6 @@ fall silent. Everything runs on one executor thread, so the filter needs no lock
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from typing import Any
@@ -22,6 +21,7 @@ from std_msgs.msg import Bool, Float64MultiArray, Header
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
+from vla_ros.memory import Collector
 from vla_ros.msg import ActionChunk as ActionChunkMsg
 from vla_ros.msg import SafetyState as SafetyStateMsg
 from vla_ros.nodes import convert, qos
@@ -107,8 +107,7 @@ class SafetyNode(Node):
         self.create_timer(HEARTBEAT, self._beat, clock=steady)
         self.create_timer(MARKERS, self._show, clock=steady)
         self._come_first()
-        gc.collect()
-        gc.freeze()  # collections then look at what a tick allocates, not at the libraries
+        self._collector = Collector()
         self.get_logger().info(f"limits: {self.filter.limits.source}; commands go to {control.command_topic}")
 
     def _come_first(self) -> None:
@@ -170,6 +169,7 @@ class SafetyNode(Node):
             self._send(sent)
             self.diagnostics.sample("tick", time.perf_counter() - start)
         self.diagnostics.count("joint_states", rate=True)
+        self._collector.between()
 
     def _watch(self) -> None:
         """Commands go on open loop when the joint states are silent."""

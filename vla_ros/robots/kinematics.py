@@ -13,6 +13,22 @@ DOWN = np.diag([1.0, -1.0, -1.0])  # tip's z down, x forward: the fixed yaw
 TOLERANCE = 2e-5  # m and rad
 
 
+def reduced_model(contract: RobotContract) -> tuple[pin.Model, pin.GeometryModel]:
+    """The contract's joints and the collision shapes that they move; all other joints stand at zero.
+
+    Raises:
+        VlaRosError: the contract has the joints in another order than the URDF.
+    """
+    full = pin.buildModelFromUrdf(str(contract.urdf))
+    shapes = pin.buildGeomFromUrdf(full, str(contract.urdf), pin.GeometryType.COLLISION)
+    locked = [full.getJointId(name) for name in full.names[1:] if name not in contract.joints]
+    model, shapes = pin.buildReducedModel(full, shapes, locked, pin.neutral(full))
+    if tuple(model.names[1:]) != contract.joints:
+        found = ", ".join(model.names[1:])
+        raise VlaRosError(f"{contract.path}: joints: expected the URDF's order, base to tip: {found}")
+    return model, shapes
+
+
 class Kinematics:
     """Tip pose and its inverse. Not thread-safe: one per thread (it holds pinocchio's work space).
 
@@ -20,12 +36,7 @@ class Kinematics:
     """
 
     def __init__(self, contract: RobotContract) -> None:
-        full = pin.buildModelFromUrdf(str(contract.urdf))
-        locked = [full.getJointId(name) for name in full.names[1:] if name not in contract.joints]
-        self.model = pin.buildReducedModel(full, locked, pin.neutral(full)) if locked else full
-        if tuple(self.model.names[1:]) != contract.joints:
-            found = ", ".join(self.model.names[1:])
-            raise VlaRosError(f"{contract.path}: joints: expected the URDF's order, base to tip: {found}")
+        self.model, _ = reduced_model(contract)
         self.contract = contract
         self.data = self.model.createData()
         self.frame = self.model.getFrameId(contract.tip)

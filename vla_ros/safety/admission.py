@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from math import isfinite
 
@@ -23,7 +23,7 @@ def admit(
     chunk: ActionChunk,
     limits: Limits,
     rows: Rows,
-    command: Sequence[float],
+    command: Array,
     now: float,
     newest: float,
     versions: Collection[int] | None = None,
@@ -82,9 +82,9 @@ def admit(
     return (reason, NOTHING, NOTHING) if reason else ("", due[first:], positions)
 
 
-def _check_rows(rows: Array, limits: Limits, command: Sequence[float]) -> str:
-    outside = (rows < limits.lower) | (rows > limits.upper)
-    if outside.any():
-        return f"position_limit:{limits.joints[int(outside.any(axis=0).argmax())]}"
-    jumps = (abs(np.diff(rows, axis=0, prepend=np.asarray(command)[None])) > limits.row_jump).any(axis=0)
-    return f"row_jump:{limits.joints[int(jumps.argmax())]}" if jumps.any() else ""
+def _check_rows(rows: Array, limits: Limits, command: Array) -> str:
+    inside = (rows >= limits.lower) & (rows <= limits.upper)  # NaN is not
+    if not inside.all():
+        return f"position_limit:{limits.joints[int(inside.all(axis=0).argmin())]}"
+    near = (abs(np.diff(rows, axis=0, prepend=command[None])) <= limits.row_jump).all(axis=0)
+    return "" if near.all() else f"row_jump:{limits.joints[int(near.argmin())]}"

@@ -15,15 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, isfinite
 
-import coal
 import daqp
 import numpy as np
 import pinocchio as pin
 from numpy.typing import NDArray
 
-from vla_ros.safety.distances import placement_of, solid_of
+from vla_ros.safety.distances import body_of, placement_of, wall_of
 from vla_ros.safety.limits import Limits
-from vla_ros.safety.surroundings import Wall, check
+from vla_ros.safety.surroundings import check
 from vla_ros.types import Array, Obstacle
 
 FAILED = "barrier_failed"
@@ -137,7 +136,7 @@ class Barrier:
         self._tracks: dict[tuple[str, str, tuple[float, ...]], _Track] = {}
         self._invalid = False
         self._problems = {k: _problem(model.nv, k) for k in range(1, PAIRS + FIXED + 1)}
-        fixed = [*map(_wall, limits.walls, limits.walls.values()), *map(_body, limits.world.values())]
+        fixed = [*map(wall_of, limits.walls, limits.walls.values()), *map(body_of, limits.world.values())]
         self._fixed = _Pairs(model, self._links, fixed)
         if fixed:
             poses = np.random.default_rng(0).uniform(self._lower, self._upper, (POSES, model.nv))
@@ -161,7 +160,7 @@ class Barrier:
             for k, obstacle in enumerate(obstacles):
                 self._moving.place(k, placement_of(obstacle))
         else:
-            self._moving = _Pairs(self._model, self._links, [_body(o) for o in obstacles])
+            self._moving = _Pairs(self._model, self._links, [body_of(o) for o in obstacles])
         self._moving.velocities = [track.velocity.tolist() for track in tracks.values()]
 
     @property
@@ -245,15 +244,6 @@ class Barrier:
         ):
             return None
         return inside
-
-
-def _body(obstacle: Obstacle) -> pin.GeometryObject:
-    return pin.GeometryObject(obstacle.name, 0, 0, placement_of(obstacle), solid_of(obstacle))
-
-
-def _wall(name: str, wall: Wall) -> pin.GeometryObject:
-    normal = np.array(wall.normal)
-    return pin.GeometryObject(name, 0, 0, pin.SE3.Identity(), coal.Halfspace(normal, float(normal @ wall.point)))
 
 
 def _problem(n: int, k: int) -> tuple[Array, Array, Array, Array, Array, NDArray[np.int32]]:

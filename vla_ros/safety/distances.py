@@ -2,53 +2,37 @@
 
 Between two poses no point of one body moves further against another than the sum over the joints between them of lever
 arm times travel. So where a clearance exceeds that way, nothing is touched on it and nothing need be computed; where it
-does not, the clearance in the middle is, and so on. A thin obstacle cannot be stepped over. Pairs are grouped by the
-joints between them: two links of one wrist stay close for long, and little that the shoulder does matters to them.
+does not, the clearance in the middle is, and so on. A thin obstacle cannot be stepped over. Each pair has its own levers:
+two links of one wrist stay close for long, and nothing that the shoulder does matters to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from math import inf
 
 import coal
 import numpy as np
 import pinocchio as pin
+from numba import boolean, float64, int64
+from numba.types import Tuple
+from numpy.typing import NDArray
 
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.srdf import disabled_pairs
+from vla_ros.safety.compiled import compiled
 from vla_ros.safety.limits import Limits
-from vla_ros.safety.surroundings import check
+from vla_ros.safety.surroundings import Wall, check
 from vla_ros.types import Array, Obstacle
 
-Pair = tuple[int, int]
+Indices = NDArray[np.int64]
 
-POSES = 12  # measured in one tick, over all groups; a stop that needs more (fast and close) is refused
+POSES = 12  # measured in one tick; a stop that needs more (fast and close) is refused
 BETWEEN = 1 / 3  # of the clearance limit that the poses between two that were looked at may lose, by the estimate above
 ROUNDING = 1e-9  # m
-KINDS = 3  # of pairs within one chain, by where in it the first joint between them is
-
-
-class _Group:
-    """Pairs with much the same joints between them.
-
-    Attributes:
-        levers: [n] m per rad, the furthest that a point of one body is from a joint's axis, in any pose; 0 for joints
-            that do not move the pair against each other.
-    """
-
-    def __init__(self, shapes: pin.GeometryModel, pairs: Sequence[Pair], levers: Array) -> None:
-        self.levers = levers
-        self.pairs = pairs
-        self.shapes = pin.GeometryModel()
-        self.index = {i: k for k, i in enumerate(sorted({i for pair in pairs for i in pair}))}  # only what is needed
-        for i in self.index:
-            self.shapes.addGeometryObject(shapes.geometryObjects[i])
-        for i, k in pairs:
-            self.shapes.addCollisionPair(pin.CollisionPair(self.index[i], self.index[k]))
-        self.data = self.shapes.createData()
+MANY = 1 / 4  # of all pairs: more than these are measured all at once
 
 
 class Distances:
@@ -61,7 +45,7 @@ class Distances:
     Attributes:
         links: collision shapes of the arm.
         between: m, that a clearance between two poses that were looked at may lie under those.
-        left: measurements that are left in this tick; the caller sets it to POSES.
+        left: poses that may still be measured in this tick; the caller sets it to POSES.
     """
 
     def __init__(self, contract: RobotContract, limits: Limits, model: pin.Model, shapes: pin.GeometryModel) -> None:
@@ -73,16 +57,10 @@ class Distances:
             if isinstance(shape.geometry, coal.Cylinder):
                 shape.geometry = coal.Capsule(shape.geometry.radius, 2.0 * shape.geometry.halfLength)
         self._link_names = [model.frames[shape.parentFrame].name for shape in self.links]
-        self._reach = [_reach(model, shape) for shape in self.links]
+        self._reach = np.array([_reach(model, shape) for shape in self.links])
         self.left = 0
         self.between = BETWEEN * limits.clearance
         self._world: dict[str, Obstacle] | None = None
-        self._fixed = [self._lever(i, None) for i in range(len(self.links))]
-        self._relatives: dict[Pair, tuple[Array, object]] = {
-            (i, k): lever
-            for i, k in combinations(range(len(self.links)), 2)
-            if (lever := self._lever(i, k)) is not None
-        }  # fmt: skip
         self.set_world(())
 
     def set_world(self, obstacles: Sequence[Obstacle]) -> None:
@@ -105,89 +83,74 @@ class Distances:
             self._build(world)
         else:
             first = len(self.links) + len(self._limits.walls)
-            for k, obstacle in enumerate(world.values()):
-                self._shapes.geometryObjects[first + k].placement = placement_of(obstacle)
-                for group in self._groups:
-                    if (local := group.index.get(first + k)) is not None:
-                        group.shapes.geometryObjects[local].placement = placement_of(obstacle)
-            self._forget()
+            for k, (obstacle, old) in enumerate(zip(world.values(), self._world.values(), strict=True), start=first):
+                if obstacle != old:
+                    self._shapes.geometryObjects[k].placement = placement_of(obstacle)
+                    self._clearances[self._others == k] = -inf
         self._world = world
-
-    def _forget(self) -> None:
-        self._anchors = np.zeros((len(self._groups), self._model.nv))
-        self._clearances = np.full(len(self._groups), -inf)
 
     def _build(self, world: dict[str, Obstacle]) -> None:
         """All shapes and the pairs to watch."""
         self._shapes = pin.GeometryModel()
-        for link in self.links:
-            self._shapes.addGeometryObject(link)
-        for name, wall in self._limits.walls.items():
-            normal = np.array(wall.normal)
-            half = coal.Halfspace(normal, float(normal @ wall.point))
-            self._shapes.addGeometryObject(pin.GeometryObject(name, 0, 0, pin.SE3.Identity(), half))
-        for obstacle in world.values():
-            shape = pin.GeometryObject(obstacle.name, 0, 0, placement_of(obstacle), solid_of(obstacle))
+        for shape in self.links:
             self._shapes.addGeometryObject(shape)
-        self._names = [*self._link_names, *self._limits.walls, *world]
-        self._watched = dict(self._relatives)
-        for i, fixed in enumerate(self._fixed):
-            for k in range(len(self.links), len(self._names)):
-                if fixed is not None and frozenset((self._names[i], self._names[k])) not in self._allowed:
-                    self._watched[i, k] = fixed
-        self._regroup({})
+        for name, wall in self._limits.walls.items():
+            self._shapes.addGeometryObject(wall_of(name, wall))
+        for obstacle in world.values():
+            self._shapes.addGeometryObject(body_of(obstacle))
+        names = [*self._link_names, *self._limits.walls, *world]
+        levers, others, self._pairs = [], [], []
+        for i, k in combinations(range(len(names)), 2):
+            if i < len(self.links) and (lever := self._lever(i, k, names)).any():
+                self._shapes.addCollisionPair(pin.CollisionPair(i, k))
+                self._pairs.append(f"{names[i]}~{names[k]}")
+                levers.append(lever)
+                others.append(k)
+        # [n, pairs]: compiled loops over pairs are several times as fast as over joints
+        self._levers, self._others = np.ascontiguousarray(np.reshape(levers, (-1, self._model.nv)).T), np.array(others)
+        self._found = self._shapes.createData()
+        self._all = np.arange(len(levers))
+        self._results = list(self._found.distanceResults)  # views: pinocchio writes into them
+        self._anchors = np.zeros_like(self._levers)  # rad, at which the pairs were measured last
+        self._clearances = np.full(len(levers), -inf)  # m, there
+        self._floors = np.full(len(levers), self._limits.clearance)  # m, that each pair must keep
+        self._loose = False  # some are under the limit
+        self._looked = self._floors
 
-    def _regroup(self, near: dict[Pair, float]) -> None:
-        """Groups of all pairs; those that are too `near` already are watched one by one, each with a limit of its own,
-        so that they do not loosen it for others."""
-        members: dict[object, list[Pair]] = {}
-        levers: dict[object, Array] = {}
-        for pair, (lever, kind) in self._watched.items():
-            key = pair if pair in near else kind
-            members.setdefault(key, []).append(pair)
-            levers[key] = np.maximum(levers[key], lever) if key in levers else lever
-        self._groups = [_Group(self._shapes, pairs, levers[key]) for key, pairs in members.items()]
-        self._levers = np.array([group.levers for group in self._groups])
-        self._near, self._floors = near, self._start_floors(near)
-        self._forget()
+    def _lever(self, i: int, k: int, names: Sequence[str]) -> Array:
+        """Lever arms [n] m per rad of the joints between two shapes: the furthest that a point of one is from a joint's
+        axis, in any pose; 0 for pairs that may touch, too."""
+        if names[i] == names[k] or frozenset((names[i], names[k])) in self._allowed:
+            return np.zeros(self._model.nv)
+        lever = self._reach[i].copy()
+        if k < len(self.links):
+            moved = [set(self._model.supports[self.links[s].parentJoint]) for s in (i, k)]
+            lever = np.maximum(lever, self._reach[k])
+            lever[[joint - 1 for joint in moved[0] & moved[1] if joint]] = 0.0
+        return lever
 
-    def _start_floors(self, near: dict[Pair, float]) -> list[float]:
-        """[groups] m, what each must keep."""
-        return [min(self._limits.clearance, near.get(group.pairs[0], inf)) for group in self._groups]
+    def _measure(self, q: Array, pairs: Indices) -> Array:
+        """Distances [m] of `pairs` at `q` [n] rad, negative inside."""
+        self.left -= 1
+        shapes, found, results = self._shapes, self._found, self._results
+        pin.updateGeometryPlacements(self._model, self._data, shapes, found, q)
+        if len(pairs) <= MANY * len(results):
+            return np.array([pin.computeDistance(shapes, found, pair).min_distance for pair in pairs.tolist()])
+        pin.computeDistances(shapes, found)
+        return np.array([results[pair].min_distance for pair in pairs.tolist()])
 
-    def _kind(self, lever: Array) -> object:
-        """What pairs of one group have in common."""
-        joints = np.flatnonzero(lever).tolist()
-        roots = frozenset(map(self._root, joints))
-        chain = [j for j in range(len(lever)) if self._root(j) in roots]
-        return roots, KINDS * chain.index(joints[0]) // len(chain)
-
-    def _lever(self, i: int, k: int | None) -> tuple[Array, object] | None:
-        """Lever arms [n] of the joints between two links, or between a link and what stands still (None), and their kind;
-        None for a pair that is not watched, as it is allowed to touch or nothing moves it."""
-        others = () if k is None else (k,)
-        if k is not None:
-            names = self._link_names[i], self._link_names[k]
-            if names[0] == names[1] or frozenset(names) in self._allowed:
-                return None
-        above = [set(self._model.supports[self.links[s].parentJoint]) for s in (i, *others)]
-        between = above[0] ^ above[1] if others else above[0] - {0}
-        lever = np.zeros(self._model.nv)
-        for shape in (i, *others):
-            for j in range(self._model.nv):
-                if j + 1 in between:
-                    lever[j] = max(lever[j], self._reach[shape][j])
-        return (lever, self._kind(lever)) if lever.any() else None
-
-    def _root(self, joint: int) -> int:
-        return int(self._model.supports[joint + 1][1])
-
-    def nearest(self, q: Sequence[float] | Array) -> tuple[float, str]:
+    def nearest(self, q: Array) -> tuple[float, str]:
         """Least distance [m] at `q` [n] rad, negative inside, and the pair "link~object"."""
-        pose = np.array(q, np.float64)
-        return min((self._measure(g, pose) for g in range(len(self._groups))), default=(inf, ""))
+        return self._nearest(self._measure(q, self._all))
 
-    def settle(self, q: Sequence[float] | Array, anew: bool) -> tuple[float, str]:
+    def _nearest(self, distances: Array) -> tuple[float, str]:
+        """The same of what was measured."""
+        if not len(distances):
+            return inf, ""
+        pair = int(distances.argmin())
+        return float(distances[pair]), self._pairs[pair]
+
+    def settle(self, q: Array, anew: bool) -> tuple[float, str]:
         """The arm stands at `q`: a pair that is nearer than the limit may stay as near, all others keep the limit.
 
         `anew`: by how much does not matter; otherwise, after a stop of our own, it is `between` at most.
@@ -195,42 +158,23 @@ class Distances:
         Returns:
             nearest().
         """
-        nearest = self.nearest(q)
-        if anew:
-            near = {}
-            if nearest[0] < self._limits.clearance or self._near:
-                for group in self._groups:
-                    for pair, result in zip(group.pairs, group.data.distanceResults, strict=True):
-                        if not result.min_distance >= self._limits.clearance:
-                            near[pair] = float(result.min_distance) - ROUNDING
-            if near.keys() != self._near.keys():
-                self._regroup(near)
-            else:
-                self._near, self._floors = near, self._start_floors(near)
-            return nearest
-        for g, distance in enumerate(self._clearances.tolist()):
-            lowest = min(self._floors[g], self._limits.clearance - self.between)
-            self._floors[g] = max(min(self._limits.clearance, distance - ROUNDING), lowest)
-        return nearest
+        limit = self._limits.clearance
+        distances = self._measure(q, self._all)
+        self._anchors[:], self._clearances = q[:, None], distances
+        floors = np.minimum(limit, distances - ROUNDING)
+        self._floors = floors if anew else np.maximum(floors, np.minimum(self._floors, limit - self.between))
+        self._loose = bool((self._floors < limit).any())
+        return self._nearest(distances)
 
     def keep(self) -> None:
         """The way looked at last is the arm's now: limits of pairs that were too near rise with their clearance."""
-        for g, clearance in enumerate(self._looked):
-            self._floors[g] = min(self._limits.clearance, max(self._floors[g], clearance - self.between))
-
-    def _measure(self, g: int, q: Array) -> tuple[float, str]:
-        """The same for one group, which is remembered."""
-        self.left -= 1
-        group = self._groups[g]
-        pin.updateGeometryPlacements(self._model, self._data, group.shapes, group.data, q)
-        pair = pin.computeDistances(group.shapes, group.data)
-        distance = float(group.data.distanceResults[pair].min_distance)
-        self._anchors[g], self._clearances[g] = q, distance
-        i, k = group.pairs[pair]
-        return distance, f"{self._names[i]}~{self._names[k]}"
+        if self._loose:
+            limit = self._limits.clearance
+            self._floors = np.minimum(limit, np.maximum(self._floors, self._looked - self.between))
+            self._loose = bool((self._floors < limit).any())
 
     def look(
-        self, pose: Callable[[float], Sequence[float]], time: float, first: Array, last: Array, turns: Array
+        self, pose: Callable[[float], Array], time: float, first: Array, last: Array, turns: Array
     ) -> tuple[bool, float, str]:
         """Looks at the way of a stop.
 
@@ -241,56 +185,109 @@ class Distances:
             turns: [n] rad, what each joint travels more than from its first to its last position.
 
         Returns:
-            whether every pair keeps its limit, a lower bound of the least clearance, and the pair it belongs to where it
-            was measured.
+            whether every pair keeps its limit, a lower bound of the least clearance, and its pair.
         """
-        ways = self._levers @ (abs(last - first) + turns)
-        bounds = self._clearances - (self._levers * abs(last - self._anchors)).sum(axis=1)
-        least, nearest = inf, ""
-        self._looked = []
-        for g, (way, bound) in enumerate(zip(ways.tolist(), bounds.tolist(), strict=True)):
-            kept, clearance, pair = True, bound, ""
-            if not bound - way >= self._floors[g]:
-                kept, clearance, pair = self._walk(g, pose, time, first, last, way, turns, self._floors[g])
-            if not kept:
-                return False, clearance, pair
-            self._looked.append(clearance)
-            if clearance < least:
-                least, nearest = clearance, pair or nearest
-        return True, least, nearest
+        ways, bounds, pairs = _doubtful(self._levers, self._anchors, self._clearances, self._floors, first, last, turns)
+        self._looked = bounds
+        if not len(pairs):
+            return True, *self._nearest(bounds)
+        ends = self._measure(last, pairs)
+        worst, near, ends = _ended(self._anchors, self._clearances, self._floors, bounds, ways, pairs, ends, last)
+        if worst >= 0:
+            return False, float(bounds[worst]), self._pairs[worst]
+        kept = True
+        if len(near):
+            starts = self._measure(first, near)
+            kept = self._between(pose, near, (0.0, first, starts), (time, last, ends), turns)
+        return kept, *self._nearest(bounds)
 
-    def _walk(
-        self, g: int, pose: Callable[[float], Sequence[float]], time: float, first: Array, last: Array, way: float,
-        turns: Array, floor: float,
-    ) -> tuple[bool, float, str]:  # fmt: skip
-        """Measures as much of the way as group `g` needs, the end first."""
-        end = self._measure(g, last)
-        if not end[0] >= floor or end[0] - way >= floor:
-            return end[0] >= floor, *end
-        start = self._measure(g, first)
-        extra = float(self._levers[g] @ turns)
-        kept, least = self._between(g, pose, 0.0, first, start[0], time, last, end[0], floor, extra)
-        return kept, *min(start, end, (least, end[1]))
-
-    def _between(
-        self, g: int, pose: Callable[[float], Sequence[float]], t0: float, q0: Array, c0: float,
-        t1: float, q1: Array, c1: float, floor: float, extra: float,
-    ) -> tuple[bool, float]:  # fmt: skip
-        """Whether group `g` keeps `floor` - `between` between two poses, and the least clearance that was measured."""
-        if not (c0 >= floor and c1 >= floor):
-            return False, min(c0, c1)
-        if float(self._levers[g].dot(abs(q1 - q0))) + extra <= c0 + c1 - 2.0 * (floor - self.between):
-            return True, min(c0, c1)
+    def _between(self, pose: Callable[[float], Array], pairs: Indices, start: _Place, end: _Place, turns: Array) -> bool:
+        """Whether `pairs` keep their limit less `between` from one pose to another, both measured; what is measured
+        in between counts in `_looked`."""
+        (t0, q0, c0), (t1, q1, c1) = start, end
+        kept, pairs, c0, c1 = _open(self._levers, self._floors, self._looked, pairs, c0, c1, abs(q1 - q0) + turns, self.between)
+        if not (kept and len(pairs)):
+            return kept
         if self.left <= 0:
-            return False, min(c0, c1)
+            return False
         middle = 0.5 * (t0 + t1)
-        q = np.array(pose(middle))
-        clearance, _ = self._measure(g, q)
-        kept, before = self._between(g, pose, t0, q0, c0, middle, q, clearance, floor, extra)
-        if not kept:
-            return False, before
-        kept, after = self._between(g, pose, middle, q, clearance, t1, q1, c1, floor, extra)
-        return kept, min(before, after)
+        q = pose(middle)
+        here = middle, q, self._measure(q, pairs)
+        return self._between(pose, pairs, (t0, q0, c0), here, turns) and self._between(pose, pairs, here, (t1, q1, c1), turns)
+
+
+_Place = tuple[float, Array, Array]  # of a stop: s, [n] rad, [pairs] m
+
+
+_row, _rows, _indices = float64[::1], float64[:, ::1], int64[::1]
+
+
+@compiled(Tuple((_row, _row, _indices))(_rows, _rows, _row, _row, _row, _row, _row))
+def _doubtful(
+    levers: Array, anchors: Array, clearances: Array, floors: Array, first: Array, last: Array, turns: Array
+) -> tuple[Array, Array, Indices]:
+    """[pairs] m: the ways from the pose `first` [n] to `last`, and the least clearances at `last` after `clearances` at
+    the poses `anchors` [n, pairs]; and which pairs have to be measured: those that could be under their `floors`, and the
+    one that could be nearest of all, so that what is reported is true where it matters."""
+    ways, bounds, doubtful = np.zeros(len(floors)), clearances.copy(), np.empty(len(floors), np.int64)
+    for j in range(len(first)):
+        travel, q = abs(last[j] - first[j]) + turns[j], last[j]
+        for p in range(len(floors)):
+            ways[p] += levers[j, p] * travel
+            bounds[p] -= levers[j, p] * abs(q - anchors[j, p])
+    count, nearest = 0, 0
+    for p in range(len(floors)):
+        if bounds[p] < bounds[nearest]:
+            nearest = p
+        if not bounds[p] - ways[p] >= floors[p]:
+            doubtful[count] = p
+            count += 1
+    if count == 0 and len(floors):
+        doubtful[0], count = nearest, 1
+    return ways, bounds, doubtful[:count].copy()
+
+
+@compiled(Tuple((int64, _indices, _row))(_rows, _row, _row, _row, _row, _indices, _row, _row))
+def _ended(
+    anchors: Array, clearances: Array, floors: Array, bounds: Array, ways: Array, pairs: Indices, ends: Array, last: Array
+) -> tuple[int, Indices, Array]:
+    """Takes what was measured of `pairs` at the end of a stop, the pose `last` [n]: [pairs] m into `anchors`, `clearances`
+    and `bounds`. Returns the pair that is worst, -1 if each keeps its limit; those that might not on their way, and their
+    clearances at its end."""
+    worst, least, count = -1, 0.0, 0
+    near, left = np.empty(len(pairs), np.int64), np.empty(len(pairs))
+    for k in range(len(pairs)):
+        p, end = pairs[k], ends[k]
+        anchors[:, p], clearances[p], bounds[p] = last, end, end
+        room = end - floors[p]
+        if not room >= 0.0 and not (worst >= 0 and room >= least):
+            worst, least = p, room
+        if not room >= ways[p]:
+            near[count], left[count] = p, end
+            count += 1
+    return worst, near[:count].copy(), left[:count].copy()
+
+
+@compiled(Tuple((boolean, _indices, _row, _row))(_rows, _row, _row, _indices, _row, _row, _row, float64))
+def _open(
+    levers: Array, floors: Array, looked: Array, pairs: Indices, c0: Array, c1: Array, travel: Array, between: float
+) -> tuple[bool, Indices, Array, Array]:
+    """Whether `pairs` keep their `floors` at clearances `c0` and `c1` [m] of two poses, `travel` [n] rad apart; and those
+    that could lose more than `between` on the way from one to the other. Notes the clearances in `looked`."""
+    kept, count = True, 0
+    near, before, after = np.empty(len(pairs), np.int64), np.empty(len(pairs)), np.empty(len(pairs))
+    for k in range(len(pairs)):
+        p = pairs[k]
+        lowest = min(c0[k], c1[k])
+        looked[p] = min(looked[p], lowest)
+        kept = kept and lowest >= floors[p]
+        way = 0.0
+        for j in range(len(travel)):
+            way += levers[j, p] * travel[j]
+        if not way <= c0[k] + c1[k] - 2.0 * (floors[p] - between):
+            near[count], before[count], after[count] = p, c0[k], c1[k]
+            count += 1
+    return kept, near[:count].copy(), before[:count].copy(), after[:count].copy()
 
 
 def _reach(model: pin.Model, shape: pin.GeometryObject) -> list[float]:
@@ -298,13 +295,21 @@ def _reach(model: pin.Model, shape: pin.GeometryObject) -> list[float]:
     joint, 0 for joints that do not carry it."""
     reach = [0.0] * model.nv
     shape.geometry.computeLocalAABB()
-    far = float(np.linalg.norm(shape.placement.act(shape.geometry.aabb_center))) + shape.geometry.aabb_radius
-    joint = shape.parentJoint
+    box = shape.geometry.aabb_local
+    corners = np.array([shape.placement.act(np.array(c)) for c in product(*zip(box.min_, box.max_, strict=True))])
+    joint, far = shape.parentJoint, float(np.linalg.norm(corners, axis=1).max())
     while joint:
-        prismatic = model.joints[joint].shortname().startswith("JointModelP")
-        reach[joint - 1] = 1.0 if prismatic else far
-        if prismatic:
+        kind = model.joints[joint]
+        if kind.shortname().startswith("JointModelP"):
+            reach[joint - 1] = 1.0
             far += max(abs(model.lowerPositionLimit[joint - 1]), abs(model.upperPositionLimit[joint - 1]))
+        elif joint == shape.parentJoint:  # which way its axis points is known
+            moved = kind.createData()
+            kind.calc(moved, np.zeros(1))
+            axis = np.ravel(moved.S)[3:]
+            reach[joint - 1] = float(np.linalg.norm(np.cross(corners, axis), axis=1).max())
+        else:
+            reach[joint - 1] = far
         far += float(np.linalg.norm(model.jointPlacements[joint].translation))
         joint = model.parents[joint]
     return reach
@@ -314,10 +319,17 @@ def placement_of(obstacle: Obstacle) -> pin.SE3:
     return pin.XYZQUATToSE3(np.array([*obstacle.position, *obstacle.quaternion]))
 
 
-def solid_of(obstacle: Obstacle) -> coal.CollisionGeometry:
+def body_of(obstacle: Obstacle) -> pin.GeometryObject:
     size = obstacle.size
     if obstacle.shape == "box":
-        return coal.Box(*size)
-    if obstacle.shape == "sphere":
-        return coal.Sphere(size[0] / 2.0)
-    return coal.Capsule(size[0] / 2.0, size[1])  # the capsule around the cylinder
+        solid = coal.Box(*size)
+    elif obstacle.shape == "sphere":
+        solid = coal.Sphere(size[0] / 2.0)
+    else:
+        solid = coal.Capsule(size[0] / 2.0, size[1])  # the capsule around the cylinder
+    return pin.GeometryObject(obstacle.name, 0, 0, placement_of(obstacle), solid)
+
+
+def wall_of(name: str, wall: Wall) -> pin.GeometryObject:
+    normal = np.array(wall.normal)
+    return pin.GeometryObject(name, 0, 0, pin.SE3.Identity(), coal.Halfspace(normal, float(normal @ wall.point)))

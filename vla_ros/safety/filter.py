@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from operator import sub
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +78,7 @@ class SafetyFilter:
         self._tip_limits: dict[str, float] = {}  # m/s, by source
         self._watched: dict[str, tuple[float, float]] = {}  # source: (silence allowed, last heard) s
         self._latched_at = 0.0
-        self._place, self._placed = [inf] * len(limits.joints), 0.0  # where the arm has been standing, and since when
+        self._place, self._placed = np.full(len(limits.joints), inf), 0.0  # where the arm has been standing, and since when
         self._path: ChunkPath | None = None
         self._lag = 0.0
         self._time = 0.0  # of the last tick
@@ -103,7 +102,7 @@ class SafetyFilter:
     @property
     def seeded(self) -> bool:
         """A valid joint state has come, so there is a command."""
-        return bool(self._follower.states)
+        return self._follower.seeded
 
     def stopping_time(self) -> float:
         """Time [s] from a stop ordered now to standstill of the command; 0 before the first joint state."""
@@ -161,7 +160,7 @@ class SafetyFilter:
             fault = fault or "state_silence"
         self._advance_clock(time)
         self._measured = measured
-        if measured is not None and max(map(abs, map(sub, measured.position, self._place))) > STEADY:
+        if measured is not None and abs(measured.position - self._place).max() > STEADY:
             self._place, self._placed = measured.position, time
         if measured is not None and not fault:
             fault = self._check.tracking(measured, self._follower.position)
@@ -279,7 +278,7 @@ class SafetyFilter:
         follower, path = self._follower, self._path
         if self._fault:
             self._stop(self._fault)
-        raw: Sequence[float] = follower.position
+        raw = follower.position
         active: list[str] = []
         cap = self._cap()
         if path is not None and self._path is path:
@@ -298,9 +297,9 @@ class SafetyFilter:
             reason=self._reason or self._rejection,
             path_speed=follower.speed,
             active=tuple(active),
-            raw=np.array(raw),
-            command=np.array(follower.position),
-            velocity=np.array(follower.velocity),
+            raw=raw,
+            command=follower.position,
+            velocity=follower.velocity,
             policy_version=self._version,
             episode_id=self._episode,
             off_path=follower.off_path,

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
 
 import numpy as np
+from numba import float64, int64
+from numba.types import Tuple, UniTuple
 from numpy.typing import NDArray
 
 from vla_ros.safety.arm import Arm
+from vla_ros.safety.compiled import compiled
 from vla_ros.safety.path import ChunkPath
 from vla_ros.types import Array
 
@@ -52,89 +56,112 @@ class SpeedProfile:
 
 
 def names(joints: Sequence[str]) -> list[str]:
-    """The limits that `why` counts, "kind:name": the columns of bands and caps in plan()."""
+    """The limits that `why` counts, "kind:name"."""
     acceleration, torque, velocity = ([f"{kind}:{joint}" for joint in joints] for kind in ("acceleration", "torque", "velocity"))
     return [*acceleration, *torque, *velocity, "tip_speed", *acceleration, *torque]
 
 
 def plan(path: ChunkPath, velocity: Array, acceleration: Array, torque: Array, arm: Arm | None) -> SpeedProfile:
     """The profile of `path` under limits [n]; without an arm torques and tip speed are not looked at."""
-    count = int(np.clip((path.end - path.start) / STEP, 4, POINTS))
-    times, step = np.linspace(path.start, path.end, count, endpoint=False, retstep=True)
-    q, dq, ddq = path.sample(times)
+    count = min(max(int((path.end - path.start) / STEP), 4), POINTS)
+    step = (path.end - path.start) / count
+    times: Array = path.start + step * np.arange(count, dtype=np.float64)
+    points = path.sample(times)
     # A corner that the arm rounds within BLUNT needs no more acceleration than the mean over it.
     ahead, behind = np.minimum(times + 0.5 * BLUNT, path.end - 1e-9), np.maximum(times - 0.5 * BLUNT, path.start)
-    ddq = (path.sample(ahead)[1] - path.sample(behind)[1]) / (ahead - behind)[:, None]
-    n = dq.shape[1]
-    shape = (count, n)
-    band = SHARE * acceleration
-    bands = [(dq, ddq, np.broadcast_to(-band, shape), np.broadcast_to(band, shape))]
-    heavy, tips = np.full(shape, np.inf), np.zeros(count)
+    points[:, 2] = (path.sample(ahead)[:, 1] - path.sample(behind)[:, 1]) / (ahead - behind)[:, None]
+    coarse = np.arange(0, count, COARSE)
+    tip_limit, tips, loads = inf, np.zeros(count), np.zeros((0, 3, len(torque)))
     if arm is not None:
-        bands.append(_dynamics(arm, torque, q, dq, ddq))
-        heavy = _alone(*bands[1][1:])
-        coarse = np.arange(0, count, COARSE)
-        tips = np.interp(np.arange(count), coarse, [arm.tip_speed(q[k], dq[k]) for k in coarse])
-    else:
-        bands.append((np.zeros(shape), np.zeros(shape), -heavy, heavy))
-    with np.errstate(divide="ignore", over="ignore"):
-        fast = (FULL * velocity / abs(dq)) ** 2
-        tip = (TIP * (arm.tip_limit if arm is not None else np.inf) / tips) ** 2
-    caps = np.concatenate((fast, tip[:, None], _meeting(dq, ddq, band), heavy), axis=1)
-    a, b, low, high = (np.concatenate(pair, axis=1) for pair in zip(*bands, strict=True))
-    x, why = _backward(a, b, low, high, caps, 2.0 * float(step))
-    return SpeedProfile(path.start, float(step), np.sqrt(x).tolist(), tips.tolist(), why.tolist())
+        tip_limit = TIP * arm.tip_limit
+        loads, fastest = _dynamics(arm, points[coarse])
+        tips = np.interp(np.arange(count), coarse, fastest)
+        torque = np.maximum(SHARE * torque - arm.friction, 0.0)
+    x, why = _profile(points, tips, loads, FULL * velocity, SHARE * acceleration, torque, tip_limit, 2.0 * step)
+    return SpeedProfile(path.start, step, np.sqrt(x).tolist(), tips.tolist(), why.tolist())
 
 
-def _meeting(a: Array, b: Array, band: Array) -> Array:
-    """Largest x [K, n] for which some u keeps a joint's |a u + b x| <= band together with every other joint's."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        middle, reach = b / a, band / abs(a)  # u is within `reach` of -middle x
-        apart = abs(middle[:, :, None] - middle[:, None, :])
-        x = (reach[:, :, None] + reach[:, None, :]) / apart
-    together = np.fmin.reduce(x, axis=2)
-    return np.where(abs(a) > TINY, together, _alone(b, -band, band))
+def _dynamics(arm: Arm, points: Array) -> tuple[Array, list[float]]:
+    """At points of the path [C, 3, n]: what gravity needs, the inertia at u = 1 and the motion at x = 1 beyond it
+    [C, 3, n] N m; and [C] m/s of the fastest tip at path speed 1."""
+    loads, tips, none = np.empty_like(points), [], np.zeros(points.shape[2])
+    for (q, dq, ddq), load in zip(points, loads, strict=True):
+        load[0] = arm.torques(q, none, none)
+        load[1] = arm.torques(q, none, dq) - load[0]
+        load[2] = arm.torques(q, dq, ddq) - load[0]
+        tips.append(arm.tip_speed())
+    return loads, tips
 
 
-def _alone(b: Array, low: Array, high: Array) -> Array:
-    """Largest x for which low <= b x <= high, elementwise."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.where(abs(b) > TINY, np.where(b > 0.0, high, low) / b, np.inf)
+_f8, _row, _cube = float64, float64[::1], float64[:, :, ::1]
 
 
-def _dynamics(arm: Arm, torque: Array, q: Array, dq: Array, ddq: Array) -> tuple[Array, Array, Array, Array]:
-    """Torques as bands [K, n]: M dq u + (M ddq + C dq) x within the limits less gravity and friction."""
-    shape = q.shape
-    a, b = np.zeros(shape), np.zeros(shape)
-    low, high = np.full(shape, -np.inf), np.full(shape, np.inf)
-    zero = np.zeros(shape[1])
-    band = np.maximum(SHARE * torque - arm.friction(), 0.0)
-    for k in range(0, shape[0], COARSE):
-        gravity = arm.torques(q[k], zero, zero)
-        a[k] = arm.torques(q[k], zero, dq[k]) - gravity
-        b[k] = arm.torques(q[k], dq[k], ddq[k]) - gravity
-        low[k], high[k] = np.minimum(-band - gravity, 0.0), np.maximum(band - gravity, 0.0)
-    return a, b, low, high
+@compiled(_f8(_f8, _f8, _f8))
+def _alone(b: float, low: float, high: float) -> float:
+    """Largest x for which low <= b x <= high."""
+    return (high if b > 0.0 else low) / b if abs(b) > TINY else inf
 
 
-def _backward(a: Array, b: Array, low: Array, high: Array, caps: Array, span: float) -> tuple[Array, NDArray[np.intp]]:
-    """x [K] in [CRAWL, 1]: below `caps` [K, c], and able to slow down inside the bands [K, m] to what follows; and the
-    column of bands and caps that decides it. `span` = 2 ds."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # lowest u of a band: edge - slope x
-        edge = np.where(abs(a) > TINY, np.where(a > 0.0, low, high) / a, -np.inf)
-        slope = np.where(abs(a) > TINY, b / a, 0.0)
-        denominator = 1.0 - span * slope
-        inverse = np.where(denominator > TINY, 1.0 / denominator, 0.0)
-        reach = np.where(denominator > TINY, -span * edge * inverse, np.inf)
-    reach = np.fmin(reach, np.inf)
-    why = caps.argmin(axis=1)
-    x = np.clip(caps[np.arange(len(why)), why], CRAWL, 1.0)
-    why += a.shape[1]
-    # `reach` is the bound at x[k+1] = 0: where it is above x[k], slowing down for what follows costs nothing
-    for k in np.flatnonzero(reach[:-1].min(axis=1) < x[:-1])[::-1].tolist():
-        allowed = reach[k] + x[k + 1] * inverse[k]
-        tightest = int(allowed.argmin())
-        if allowed[tightest] < x[k]:
-            x[k], why[k] = max(float(allowed[tightest]), CRAWL), tightest
+@compiled(UniTuple(_f8, 2)(_f8, _f8, _f8, _f8, _f8))
+def _reach(a: float, b: float, low: float, high: float, span: float) -> tuple[float, float]:
+    """c and d of the bound x[k] <= c + d x[k+1], from the lowest u of low <= a u + b x <= high."""
+    if abs(a) <= TINY:
+        return inf, 0.0
+    denominator = 1.0 - span * b / a
+    if denominator <= TINY:
+        return inf, 0.0
+    return -span * (low if a > 0.0 else high) / a / denominator, 1.0 / denominator
+
+
+@compiled(Tuple((_row, int64[::1]))(_cube, _row, _cube, _row, _row, _row, _f8, _f8))
+def _profile(
+    points: Array, tips: Array, loads: Array, velocity: Array, acceleration: Array, torque: Array, tip_limit: float,
+    span: float,
+) -> tuple[Array, NDArray[np.int64]]:  # fmt: skip
+    """x [K] in [CRAWL, 1], and which of names() decides it; `span` = 2 ds, `loads` [C, 3, n] N m of _dynamics()."""
+    count, _, n = points.shape
+    x, why = np.ones(count), np.zeros(count, np.int64)
+    middle, reach = np.empty(n), np.empty(n)
+    for k in range(count - 1, -1, -1):
+        dq, ddq = points[k, 1], points[k, 2]
+        at = k // COARSE if k % COARSE == 0 and len(loads) else -1
+        cap, column = 4.0, 2 * n  # what the point alone allows; nobody asks for more than 1
+        for j in range(n):
+            if abs(dq[j]) * sqrt(cap) > velocity[j]:
+                cap, column = (velocity[j] / dq[j]) ** 2.0, 2 * n + j
+        if tips[k] * sqrt(cap) > tip_limit:
+            cap, column = (tip_limit / tips[k]) ** 2.0, 3 * n
+        for j in range(n):  # some u must keep each joint's acceleration together with every other's
+            if abs(dq[j]) > 0.0:
+                middle[j], reach[j] = ddq[j] / dq[j], acceleration[j] / abs(dq[j])  # u is within reach of -middle x
+        for j in range(n):
+            if abs(dq[j]) <= TINY:
+                most = _alone(ddq[j], -acceleration[j], acceleration[j])
+                if most < cap:
+                    cap, column = most, 3 * n + 1 + j
+                continue
+            for i in range(n):
+                if i != j and abs(dq[i]) > 0.0:
+                    apart, together = abs(middle[j] - middle[i]), reach[j] + reach[i]
+                    if together < cap * apart:
+                        cap, column = together / apart, 3 * n + 1 + j
+        if at >= 0:
+            for j in range(n):
+                low, high = min(-torque[j] - loads[at, 0, j], 0.0), max(torque[j] - loads[at, 0, j], 0.0)
+                most = _alone(loads[at, 2, j], low, high)
+                if most < cap:
+                    cap, column = most, 4 * n + 1 + j
+        x[k], why[k] = min(max(cap, CRAWL), 1.0), column
+        if k == count - 1:
+            continue
+        for j in range(n):  # and it must be able to slow down to what follows
+            c, d = _reach(dq[j], ddq[j], -acceleration[j], acceleration[j], span)
+            if c + d * x[k + 1] < x[k]:
+                x[k], why[k] = max(c + d * x[k + 1], CRAWL), j
+        if at >= 0:
+            for j in range(n):
+                low, high = min(-torque[j] - loads[at, 0, j], 0.0), max(torque[j] - loads[at, 0, j], 0.0)
+                c, d = _reach(loads[at, 1, j], loads[at, 2, j], low, high, span)
+                if c + d * x[k + 1] < x[k]:
+                    x[k], why[k] = max(c + d * x[k + 1], CRAWL), n + j
     return x, why

@@ -9,10 +9,13 @@ two of lateness of the next chunk cost little speed, and a chunk that stays the 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from math import sqrt
 
 import numpy as np
+from numba import float64
+from numba.types import Tuple
 
+from vla_ros.safety.compiled import compiled
 from vla_ros.types import Array
 
 # Of the mean speed before the last row that is kept at it: enough for the next chunk to go on without a stop, and less
@@ -21,24 +24,6 @@ from vla_ros.types import Array
 END_SHARE = 0.8
 TAKEOVER_GROWTH = 1.02  # by which the way to the first row is made longer at least, until the limits let it be driven
 TAKEOVER_TRIES = 24
-
-Point = tuple[list[float], list[float], list[float]]
-
-
-def _tangents(times: Array, rows: Array, first: Array) -> Array:
-    """Velocity [K, n] at each knot; `first` [n] is that of the command at takeover."""
-    slopes = np.diff(rows, axis=0) / np.diff(times)[:, None]
-    tangents = np.zeros_like(rows)
-    tangents[0] = first
-    before, after = slopes[:-1], slopes[1:]
-    product = before * after
-    np.divide(2.0 * product, before + after, out=tangents[1:-1], where=product > 0.0)
-    last = slopes[-1]
-    if len(slopes) > 1:
-        further = 1.5 * last - 0.5 * slopes[-2]
-        last = np.where(further * last <= 0.0, 0.0, np.where(abs(further) < abs(last), further, last))
-    tangents[-1] = END_SHARE * last
-    return tangents
 
 
 class ChunkPath:
@@ -56,99 +41,120 @@ class ChunkPath:
     def __init__(self, times: Array, rows: Array, velocity: Array, settle: float, acceleration: Array | None = None) -> None:
         self.raw_times: list[float] = times.tolist()
         self.raw_rows = rows
-        self.delay = 0.0
-        if acceleration is not None:
-            lead = times[1] - times[0]
-            self.delay = _takeover(times, rows, velocity, acceleration) - lead
-            if self.delay > 0.0:
-                times = np.concatenate((times[:1], times[1:] + self.delay))
-        self.last_due = float(times[-1])
-        self.start, self.end = float(times[0]), float(times[-1]) + settle
+        knots, self._coefficients, self.delay = _spline(
+            np.ascontiguousarray(times), np.ascontiguousarray(rows), velocity, settle,
+            np.full(rows.shape[1], np.inf) if acceleration is None else acceleration,
+        )  # fmt: skip
+        self.last_due, self.start, self.end = float(knots[-2]), float(knots[0]), float(knots[-1])
         self.last_row = rows[-1]
-        knots = np.append(times, self.end)
-        values = np.concatenate((rows, rows[-1:]))
-        tangents = np.concatenate((_tangents(times, rows, velocity), np.zeros((1, len(velocity)))))
-        h = np.diff(knots)[:, None]
-        slope = np.diff(values, axis=0) / h
-        m0, m1 = tangents[:-1], tangents[1:]
-        # [segment, power, joint]
-        self._coefficients = np.stack(
-            (values[:-1], m0, (3.0 * slope - 2.0 * m0 - m1) / h, (m0 + m1 - 2.0 * slope) / (h * h)), axis=1
-        )
         self._knots = knots
         self._starts: list[float] = knots[:-1].tolist()
-        self._at = -1
-        self._segment: list[tuple[float, float, float, float]] = []
+        self._end = np.zeros((3, rows.shape[1]))
+        self._end[0] = self.last_row
 
-    def at(self, time: float) -> Point:
-        """Position [n] rad and its first and second derivatives by path time [s]; at rest on the last row after the
+    def at(self, time: float) -> Array:
+        """[3, n]: position [rad] and its first and second derivatives by path time [s]; at rest on the last row after the
         end."""
         if time >= self.end:
-            zero = [0.0] * len(self.last_row)
-            return self.last_row.tolist(), zero, zero
-        t = self._enter(time)
-        q, v, a = [], [], []
-        for c0, c1, c2, c3 in self._segment:
-            ct = c3 * t
-            q.append(c0 + t * (c1 + t * (c2 + ct)))
-            v.append(c1 + t * (2.0 * c2 + 3.0 * ct))
-            a.append(2.0 * c2 + 6.0 * ct)
-        return q, v, a
+            return self._end
+        k = max(0, bisect_right(self._starts, time) - 1)
+        return _cubic(self._coefficients[k], time - self._starts[k])
 
-    def slopes(self, time: float) -> tuple[list[float], list[float]]:
-        """The derivatives of at() alone."""
-        if time >= self.end:
-            zero = [0.0] * len(self.last_row)
-            return zero, zero
-        t = self._enter(time)
-        segment = self._segment
-        return (
-            [c1 + t * (2.0 * c2 + 3.0 * (c3 * t)) for _, c1, c2, c3 in segment],
-            [2.0 * c2 + 6.0 * (c3 * t) for _, _, c2, c3 in segment],
-        )
+    def sample(self, times: Array) -> Array:
+        """at() for many times [K]: [K, 3, n]."""
+        return _sample(self._coefficients, self._knots, times)
 
-    def _enter(self, time: float) -> float:
-        """Time [s] since the start of the segment, which is made the present one."""
-        k = self._at
-        if k < 0 or time < self._starts[k] or (k + 1 < len(self._starts) and time >= self._starts[k + 1]):
-            k = self._at = max(0, bisect_right(self._starts, time) - 1)
-            self._segment = list(zip(*self._coefficients[k].tolist(), strict=True))
-        return time - self._starts[k]
-
-    def sample(self, times: Array) -> tuple[Array, Array, Array]:
-        """at() for many times [K] before the end: three arrays [K, n]."""
-        k = np.searchsorted(self._knots[:-1], times, side="right") - 1
-        t = (times - self._knots[k])[:, None]
-        c0, c1, c2, c3 = (self._coefficients[k, power] for power in range(4))
-        return c0 + t * (c1 + t * (c2 + t * c3)), c1 + t * (2.0 * c2 + 3.0 * t * c3), 2.0 * c2 + 6.0 * t * c3
-
-    def asked(self, time: float) -> Sequence[float]:
+    def asked(self, time: float) -> Array:
         """Joint positions [n] rad that the policy asks for at `time` on the clock: linear between its rows, held at
         the ends."""
         times = self.raw_times
         if time >= times[-1]:
-            return self.last_row  # type: ignore[return-value]
+            return self.last_row
         k = bisect_right(times, time) - 1
         if k < 0:
-            return self.raw_rows[0]  # type: ignore[return-value]
+            return self.raw_rows[0]
         share = (time - times[k]) / (times[k + 1] - times[k])
-        return self.raw_rows[k] + share * (self.raw_rows[k + 1] - self.raw_rows[k])  # type: ignore[return-value]
+        return self.raw_rows[k] + share * (self.raw_rows[k + 1] - self.raw_rows[k])
 
 
+_f8, _row, _rows, _cube = float64, float64[::1], float64[:, ::1], float64[:, :, ::1]
+
+
+@compiled(_rows(_rows, _f8))
+def _cubic(coefficients: Array, t: float) -> Array:
+    """[3, n]: value and first two derivatives at `t` of polynomials with coefficients [4, n]."""
+    n = coefficients.shape[1]
+    point = np.empty((3, n))
+    for j in range(n):
+        c0, c1, c2, c3 = coefficients[0, j], coefficients[1, j], coefficients[2, j], coefficients[3, j]
+        ct = c3 * t
+        point[0, j] = c0 + t * (c1 + t * (c2 + ct))
+        point[1, j] = c1 + t * (2.0 * c2 + 3.0 * ct)
+        point[2, j] = 2.0 * c2 + 6.0 * ct
+    return point
+
+
+@compiled(_f8(_f8, _f8))
+def _tangent(before: float, after: float) -> float:
+    """At a row between two slopes: their harmonic mean, zero at a reversal."""
+    product = before * after
+    return 2.0 * product / (before + after) if product > 0.0 else 0.0
+
+
+@compiled(_f8(_row, _rows, _row, _row))
 def _takeover(times: Array, rows: Array, velocity: Array, acceleration: Array) -> float:
     """Time [s] that the way to the first row takes at least, so that the cubic starts within `acceleration` [n]: there,
     other than later on, the path speed cannot help, as the arm already moves."""
-    lead, way = times[1] - times[0], rows[1] - rows[0]
-    further = (rows[2] - rows[1]) / (times[2] - times[1]) if len(rows) > 2 else None
+    lead = times[1] - times[0]
     for _ in range(TAKEOVER_TRIES):
-        slope = way / lead
-        if further is None:
+        need = 0.0
+        for j in range(rows.shape[1]):
+            slope = (rows[1, j] - rows[0, j]) / lead
             arrival = END_SHARE * slope
-        else:
-            product = slope * further
-            arrival = np.divide(2.0 * product, slope + further, out=np.zeros_like(slope), where=product > 0.0)
-        need = float((abs(6.0 * slope - 4.0 * velocity - 2.0 * arrival) / (lead * acceleration)).max())
+            if len(rows) > 2:
+                arrival = _tangent(slope, (rows[2, j] - rows[1, j]) / (times[2] - times[1]))
+            need = max(need, abs(6.0 * slope - 4.0 * velocity[j] - 2.0 * arrival) / (lead * acceleration[j]))
         if need <= 1.0:
             break
-        lead *= min(max(need**0.5, TAKEOVER_GROWTH), 4.0)
-    return float(lead)
+        lead *= min(max(sqrt(need), TAKEOVER_GROWTH), 4.0)
+    return lead
+
+
+@compiled(Tuple((_row, _cube, _f8))(_row, _rows, _row, _f8, _row))
+def _spline(times: Array, rows: Array, velocity: Array, settle: float, acceleration: Array) -> tuple[Array, Array, float]:
+    """Knots [K+1] s, coefficients [segment, power, joint] and the delay [s] of ChunkPath."""
+    count, n = rows.shape
+    delay = max(_takeover(times, rows, velocity, acceleration) - (times[1] - times[0]), 0.0)
+    knots = np.append(times, times[-1] + settle)
+    knots[1:] += delay
+    coefficients = np.empty((count, 4, n))
+    for j in range(n):
+        tangent = velocity[j]
+        slope = (rows[1, j] - rows[0, j]) / (knots[1] - knots[0])
+        for k in range(count):
+            h = knots[k + 1] - knots[k]
+            if k < count - 2:
+                following = (rows[k + 2, j] - rows[k + 1, j]) / (knots[k + 2] - knots[k + 1])
+                end = _tangent(slope, following)
+            elif k == count - 2:
+                following, last = 0.0, slope
+                if count > 2:  # three-point formula, limited
+                    further = 1.5 * slope - 0.5 * (rows[k, j] - rows[k - 1, j]) / (knots[k] - knots[k - 1])
+                    last = 0.0 if further * slope <= 0.0 else further if abs(further) < abs(slope) else slope
+                end = END_SHARE * last
+            else:  # out and back to the last row
+                following, end = 0.0, 0.0
+            coefficients[k, 0, j], coefficients[k, 1, j] = rows[k, j], tangent
+            coefficients[k, 2, j] = (3.0 * slope - 2.0 * tangent - end) / h
+            coefficients[k, 3, j] = (tangent + end - 2.0 * slope) / (h * h)
+            tangent, slope = end, following
+    return knots, coefficients, delay
+
+
+@compiled(_cube(_cube, _row, _row))
+def _sample(coefficients: Array, knots: Array, times: Array) -> Array:
+    points = np.empty((len(times), 3, coefficients.shape[2]))
+    for i in range(len(times)):
+        k = min(max(np.searchsorted(knots, times[i], side="right") - 1, 0), len(coefficients) - 1)
+        points[i] = _cubic(coefficients[k], times[i] - knots[k])
+    return points

@@ -43,7 +43,7 @@ class Rows:
         """Columns that rows must have."""
         return len(self.names(semantics)) * WIDTH.get(semantics, 1)
 
-    def joint_positions(self, chunk: ActionChunk, command: Sequence[float]) -> tuple[str, Array]:
+    def joint_positions(self, chunk: ActionChunk, command: Array) -> tuple[str, Array]:
         """Rows [T, n] rad in the order of `joints`, deltas counted from `command` [n] rad, and '' or a reason
         (`unreachable:<tip>`). Names, shape and finiteness are checked before."""
         names = self.names(chunk.semantics)
@@ -52,10 +52,10 @@ class Rows:
             return "", chunk.rows[:, order]
         if chunk.semantics == JOINT_DELTA:
             with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is outside every limit
-                return "", np.nan_to_num(np.asarray(command) + np.cumsum(chunk.rows[:, order], axis=0), nan=np.inf)
+                return "", command + np.cumsum(chunk.rows[:, order], axis=0)
         width = WIDTH[chunk.semantics]
         columns = chunk.rows.reshape(len(chunk.rows), len(names), width)[:, order]
-        return self._tips(chunk.semantics, columns, np.array(command, np.float64))
+        return self._tips(chunk.semantics, columns, command)
 
     def _tips(self, semantics: str, rows: Array, q: Array) -> tuple[str, Array]:
         """Inverse kinematics of rows [T, tips, 7 or 6], each from the solution before it."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+
+import numpy as np
 
 from vla_ros.safety.limits import Limits
-from vla_ros.types import JointState
+from vla_ros.types import Array, JointState
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Measured:
     """A valid joint state in the order of the limits' joints."""
 
     stamp: float  # s
-    position: list[float]  # [n] rad
-    velocity: list[float]  # [n] rad/s
+    position: Array  # [n] rad
+    velocity: Array  # [n] rad/s
 
 
 class StateCheck:
@@ -25,7 +25,8 @@ class StateCheck:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._names: tuple[str, ...] = ()
-        self._order: list[int] = []
+        self._order = np.empty(0, np.intp)
+        self._brake, self._latch = np.array(limits.tracking_brake), np.array(limits.tracking_latch)
         self._missing = ""
         self._last_valid = -1.0
         self._first_fault = -1.0
@@ -62,18 +63,14 @@ class StateCheck:
                 return f"state_outside:{name}"
         return ""
 
-    def tracking(self, measured: Measured, command: Sequence[float]) -> str:
-        """'' while the arm follows its command, else `tracking_brake:<joint>` or `tracking_latch:<joint>`."""
-        limits = self._limits
-        fault = ""
-        for name, q, wanted, brake, latch in zip(
-            limits.joints, measured.position, command, limits.tracking_brake, limits.tracking_latch, strict=True
-        ):
-            if abs(q - wanted) > latch:
-                return f"tracking_latch:{name}"
-            if abs(q - wanted) > brake and not fault:
-                fault = f"tracking_brake:{name}"
-        return fault
+    def tracking(self, measured: Measured, command: Array) -> str:
+        """'' while the arm follows its command [n] rad, else `tracking_brake:<joint>` or `tracking_latch:<joint>`."""
+        error = abs(measured.position - command)
+        for fault, limit in (("tracking_latch", self._latch), ("tracking_brake", self._brake)):
+            worst = (error - limit).argmax()
+            if error[worst] > limit[worst]:
+                return f"{fault}:{self._limits.joints[worst]}"
+        return ""
 
     def _read(self, now: float, state: JointState | None) -> tuple[Measured | None, str]:
         if state is None:
@@ -84,13 +81,10 @@ class StateCheck:
             return None, f"state_missing:{self._missing}"
         if len(state.position) != len(state.names) or len(state.velocity) != len(state.names):
             return None, "state_shape"
-        position, velocity = state.position.tolist(), state.velocity.tolist()
-        measured = Measured(state.stamp, [position[k] for k in self._order], [velocity[k] for k in self._order])
-        if not isfinite(sum(measured.position) + sum(measured.velocity)):  # one number for all, and huge ones are no better
-            for name, q, v in zip(self._limits.joints, measured.position, measured.velocity, strict=True):
-                if not (isfinite(q) and isfinite(v)):
-                    return None, f"state_non_finite:{name}"
-            return None, f"state_non_finite:{self._limits.joints[0]}"
+        measured = Measured(state.stamp, state.position[self._order], state.velocity[self._order])
+        finite = np.isfinite(measured.position) & np.isfinite(measured.velocity)
+        if not finite.all():
+            return None, f"state_non_finite:{self._limits.joints[int(finite.argmin())]}"
         if not abs(now - state.stamp) <= self._limits.state_age:
             return None, "state_stale"
         return measured, ""
@@ -98,4 +92,5 @@ class StateCheck:
     def _map(self, names: tuple[str, ...]) -> None:
         self._names = names
         self._missing = next((name for name in self._limits.joints if name not in names), "")
-        self._order = [] if self._missing else [names.index(name) for name in self._limits.joints]
+        if not self._missing:
+            self._order = np.array([names.index(name) for name in self._limits.joints])

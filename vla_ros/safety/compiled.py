@@ -1,0 +1,32 @@
+"""Machine code for the arithmetic of a control tick.
+
+numpy costs more per call than such an arm's numbers per operation, and Python more still; numba compiles the same code.
+What it compiled is kept beside the source (or in the user's cache folder), so only the first start after a change takes
+seconds. numba looks at one file only to see whether it changed: functions that call each other belong into one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(signature: Any) -> Callable[[F], F]:
+    """Compiles a function for the types of `signature` (numba's) and no others, now: never in a control tick.
+
+    Without a folder that can be written to it is compiled at each start.
+    """
+
+    def decorate(function: F) -> F:
+        try:
+            return numba.njit(signature, cache=True)(function)  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            if "no locator" not in str(error):
+                raise
+            return numba.njit(signature)(function)  # type: ignore[no-any-return]
+
+    return decorate
