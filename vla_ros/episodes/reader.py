@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mcap.exceptions import McapError
 from mcap.records import Channel, Message, Metadata, Schema
 from mcap.stream_reader import CRCValidationError, StreamReader
 from rosbags.serde import SerdeError
+from rosbags.typesys.store import Typestore
 
 from vla_ros.episodes.definitions import recorded_types
 from vla_ros.episodes.writer import METADATA
@@ -24,6 +26,17 @@ DAMAGE = (
 )  # fmt: skip
 
 
+@dataclass
+class Definitions:
+    """A file's message definitions: texts by type name."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def store(self) -> Typestore:
+        return recorded_types(tuple(sorted(self.texts.items())))
+
+
 @dataclass(frozen=True)
 class Recorded:
     """One message as it was recorded; `message` deserialises it."""
@@ -32,11 +45,11 @@ class Recorded:
     type_name: str  # pkg/msg/Name
     cdr: bytes
     stamp_ns: int  # ns on the ROS clock
-    schemas: dict[str, str]  # the file's definitions, by type name
+    definitions: Definitions
 
     def message(self) -> Any:
         """The message as the file defines it, with rosbags' classes; arrays are numpy views on `cdr`."""
-        return recorded_types(tuple(sorted(self.schemas.items()))).deserialize_cdr(self.cdr, self.type_name)
+        return self.definitions.store.deserialize_cdr(self.cdr, self.type_name)
 
 
 @dataclass
@@ -104,17 +117,17 @@ class EpisodeReader:
 
     def _read(self, stream: StreamReader) -> None:
         names: dict[int, str] = {}
-        schemas: dict[str, str] = {}
+        definitions = Definitions()
         channels: dict[int, tuple[str, str]] = {}
         for record in stream.records:
             if isinstance(record, Schema):
                 names[record.id] = record.name
-                schemas[record.name] = record.data.decode()
+                definitions.texts[record.name] = record.data.decode()
             elif isinstance(record, Channel):
                 channels[record.id] = record.topic, names[record.schema_id]
             elif isinstance(record, Message):
                 topic, type_name = channels[record.channel_id]
                 if not self.only or topic in self.only:
-                    self._messages.append(Recorded(topic, type_name, record.data, record.log_time, schemas))
+                    self._messages.append(Recorded(topic, type_name, record.data, record.log_time, definitions))
             elif isinstance(record, Metadata) and record.name == METADATA:
                 self.metadata.update(record.metadata)

@@ -25,7 +25,7 @@ from vla_ros.safety.people import NEAR, REASONS, PeopleGuard
 
 PEOPLE_TOPIC, WORLD_TOPIC = "/safety/human_distance", "/safety/world"
 OBSERVATION = "observation"  # the filter's name for the cameras as an input
-SCRIPTED, FIRST = 0, 1  # versions that nobody announces: homing, and the weights that the policy was started with
+FIRST = 1  # the version that nobody announces: the weights that the policy was started with
 # A publisher that keeps its obstacles for late subscribers, so that a restarted filter knows them, too.
 WORLD_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
@@ -55,7 +55,7 @@ class SafetyInputs:
             safety.watch(OBSERVATION, contract.observation.max_age)
             node.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.LATEST)
         if check_versions:
-            safety.known_versions = {SCRIPTED, FIRST}
+            safety.known_versions = {FIRST}
             node.create_subscription(PolicyVersionMsg, "/policy/version", self._on_version, qos.STATUS)
 
     def tick(self, now: float) -> None:

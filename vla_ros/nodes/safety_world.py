@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,7 +13,9 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.strict import load_xml
 from vla_ros.safety.limits import Limits
+from vla_ros.safety.surroundings import check
 from vla_ros.types import Obstacle, SafetyMode
 
 MOST = 64  # obstacles; each costs the filter distance queries in every tick
@@ -29,7 +30,7 @@ COLOURS = {
 
 def base_frame(contract: RobotContract) -> str:
     """The root link of the robot's URDF."""
-    root = ET.parse(contract.urdf).getroot()
+    root = load_xml(contract.urdf)
     children = {child.get("link") for joint in root.findall("joint") for child in joint.findall("child")}
     return next(name for link in root.findall("link") if (name := link.get("name", "")) not in children)
 
@@ -84,13 +85,10 @@ def _obstacle(name: str, marker: Marker, where: str) -> Obstacle:
         raise VlaRosError(f"{where}: scale: found {list(scale)}, expected equal diameters of a {shape}")
     p, q = marker.pose.position, marker.pose.orientation
     position, quaternion = (p.x, p.y, p.z), (q.x, q.y, q.z, q.w)
-    if not all(math.isfinite(value) for value in position):
-        raise VlaRosError(f"{where}: position: found {list(position)}, expected finite numbers")
-    norm = math.sqrt(sum(value * value for value in quaternion))
-    if not abs(norm - 1.0) < 1e-3:
-        raise VlaRosError(f"{where}: orientation: found {list(quaternion)}, expected a unit quaternion")
-    size = {"box": (x, y, z), "sphere": (x,), "cylinder": (x, z)}[shape]
-    return Obstacle(name, shape, size, position, tuple(value / norm for value in quaternion))  # type: ignore[arg-type]
+    obstacle = Obstacle(name, shape, {"box": (x, y, z), "sphere": (x,), "cylinder": (x, z)}[shape], position, quaternion)
+    if complaint := check(obstacle):
+        raise VlaRosError(f"{where}: {complaint}")
+    return obstacle
 
 
 def markers(frame: str, stamp: Time, limits: Limits, obstacles: Iterable[Obstacle], mode: SafetyMode, reason: str) -> MarkerArray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vla_ros.errors import VlaRosError
 from vla_ros.paths import resolve, share
-from vla_ros.robots.strict import Section, load_yaml
+from vla_ros.robots.strict import Section, load_xml, load_yaml
 from vla_ros.types import Array
 
 STATE_FIELDS = {  # per semantics of the action: what `observation.state` can name
@@ -20,7 +20,7 @@ STATE_FIELDS = {  # per semantics of the action: what `observation.state` can na
     "joint_position": ("position",),  # of every joint, in the contract's order
 }
 SEMANTICS = tuple(STATE_FIELDS)
-LARGEST_ANGLE = 4 * math.pi  # rad; a revolute limit beyond it is degrees in a radian field
+LARGEST_ANGLE = 4 * math.pi  # rad; no joint turns further, so more is a value in degrees
 
 
 @dataclass(frozen=True)
@@ -281,11 +281,9 @@ def _interval(section: Section, key: str) -> tuple[float, float]:
 def _read_urdf(top: Section, urdf: Path, joints: tuple[str, ...]) -> tuple[list[str], JointLimits]:
     """Names of the links, and the limits of `joints`."""
     try:
-        root = ET.parse(urdf).getroot()
-    except OSError as error:
-        raise VlaRosError(f"{top.path}: urdf: {urdf} cannot be read ({error.strerror})") from error
-    except ET.ParseError as error:
-        raise VlaRosError(f"{top.path}: urdf: {urdf} is not valid XML: {error}") from error
+        root = load_xml(urdf)
+    except VlaRosError as error:
+        raise VlaRosError(f"{top.path}: urdf: {error}") from error
     elements = {joint.get("name", ""): joint for joint in root.findall("joint")}
     rows = []
     for name in joints:

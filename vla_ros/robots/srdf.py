@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from vla_ros.errors import VlaRosError
+from vla_ros.robots.strict import load_xml
 
 
 def disabled_pairs(path: Path) -> set[frozenset[str]]:
@@ -14,14 +14,8 @@ def disabled_pairs(path: Path) -> set[frozenset[str]]:
     Raises:
         VlaRosError: the file is missing, is not XML, or an entry lacks a name.
     """
-    try:
-        root = ET.parse(path).getroot()
-    except OSError as error:
-        raise VlaRosError(f"{path}: cannot be read ({error.strerror}); expected the SRDF beside the URDF") from error
-    except ET.ParseError as error:
-        raise VlaRosError(f"{path}: not valid XML: {error}") from error
     pairs = set()
-    for entry in root.findall("disable_collisions"):
+    for entry in load_xml(path).findall("disable_collisions"):
         names = [entry.get(key, "") for key in ("link1", "link2")]
         if not all(names):
             raise VlaRosError(f"{path}: disable_collisions: found {entry.attrib}, expected link1 and link2")

@@ -1,8 +1,9 @@
-"""Strict reading of YAML mappings: every complaint names the file, the key, what was found and what is expected."""
+"""Strict reading of YAML mappings (and of XML): every complaint names the file, the key, what was found and what is expected."""
 
 from __future__ import annotations
 
 import difflib
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,20 @@ def load_yaml(path: Path) -> Section:
     except yaml.YAMLError as error:
         raise VlaRosError(f"{path}: not valid YAML: {error}") from error
     return Section(content, path, "")
+
+
+def load_xml(path: Path) -> ET.Element:
+    """The file's root element.
+
+    Raises:
+        VlaRosError: file missing, or not XML.
+    """
+    try:
+        return ET.parse(path).getroot()
+    except OSError as error:
+        raise VlaRosError(f"{path}: cannot be read ({error.strerror})") from error
+    except ET.ParseError as error:
+        raise VlaRosError(f"{path}: not valid XML: {error}") from error
 
 
 class Section:

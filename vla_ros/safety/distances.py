@@ -316,7 +316,8 @@ def _reach(model: pin.Model, shape: pin.GeometryObject) -> list[float]:
 
 
 def placement_of(obstacle: Obstacle) -> pin.SE3:
-    return pin.XYZQUATToSE3(np.array([*obstacle.position, *obstacle.quaternion]))
+    turn = np.array(obstacle.quaternion)
+    return pin.XYZQUATToSE3(np.append(obstacle.position, turn / np.linalg.norm(turn)))
 
 
 def body_of(obstacle: Obstacle) -> pin.GeometryObject:

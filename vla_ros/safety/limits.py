@@ -10,7 +10,7 @@ from typing import Any
 
 from vla_ros import paths
 from vla_ros.errors import VlaRosError
-from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.contract import LARGEST_ANGLE, RobotContract
 from vla_ros.robots.strict import Section, load_yaml
 from vla_ros.safety import surroundings
 from vla_ros.safety.people import Separation
@@ -31,7 +31,6 @@ ROWS = ("velocity", "acceleration", "jerk")  # one per joint
 SCALES = {"velocity_scale": "velocity", "torque_scale": "torque"}  # (0, 1] of what the files before allow
 REQUIRED = (*SCALARS, *FLOORS, *PER_JOINT, *SCALES, "acceleration", "jerk", "position_margin", "walls")
 OPTIONAL = ("robot", "velocity", "position", "workspace", "world", "payload", "people", "barrier")
-FULL_CIRCLES = 4.0 * math.pi  # rad; no joint turns further, so more is a value in degrees
 
 
 @dataclass(frozen=True)
@@ -202,8 +201,8 @@ def _position(limits: Limits, section: Section, looser: Any) -> tuple[tuple[floa
         intervals = section.section("position").check_keys(*limits.joints)
         for name in intervals.keys():  # noqa: SIM118
             j = limits.joints.index(name)
-            if max(map(abs, intervals.numbers(name, 2))) > FULL_CIRCLES:
-                raise intervals.wrong(name, f"rad within 4 pi ({FULL_CIRCLES:.4g}); are these degrees?")
+            if max(map(abs, intervals.numbers(name, 2))) > LARGEST_ANGLE:
+                raise intervals.wrong(name, f"rad within 4 pi ({LARGEST_ANGLE:.4g}); are these degrees?")
             bound = (limits.lower[j], limits.upper[j])
             low, high = surroundings.interval(intervals, name, f"position.{name}", bound, looser)
             lower[j], upper[j] = max(low, lower[j]), min(high, upper[j])
@@ -227,6 +226,6 @@ def _joint_row(limits: Limits, section: Section, key: str, spread: bool = False,
             raise section.wrong(key, f"a number, or a list of {n} numbers") from error
     if not all(math.isfinite(value) and value >= least for value in row):
         raise section.wrong(key, "positive finite numbers")
-    if key in ANGLES and max(row) > FULL_CIRCLES:
-        raise section.wrong(key, f"rad within 4 pi ({FULL_CIRCLES:.4g}); are these degrees?")
+    if key in ANGLES and max(row) > LARGEST_ANGLE:
+        raise section.wrong(key, f"rad within 4 pi ({LARGEST_ANGLE:.4g}); are these degrees?")
     return row

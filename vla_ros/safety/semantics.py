@@ -16,6 +16,7 @@ ITERATIONS = 12
 TOLERANCE = 1e-4  # m and rad, of a tip from its row
 DAMPING = 1e-6
 LARGEST_STEP = 0.3  # rad per iteration
+FARTHEST = 100.0  # m and rad of a tip row; no arm is so long, and its squares stay finite
 
 
 class Rows:
@@ -60,6 +61,8 @@ class Rows:
     def _tips(self, semantics: str, rows: Array, q: Array) -> tuple[str, Array]:
         """Inverse kinematics of rows [T, tips, 7 or 6], each from the solution before it."""
         model, data = self._model, self._data
+        if (far := (abs(rows) > FARTHEST).any(axis=(0, 2))).any():
+            return f"unreachable:{tuple(self._frames)[int(far.argmax())]}", rows
         pin.framesForwardKinematics(model, data, q)
         targets = [data.oMf[frame].copy() for frame in self._frames.values()]
         result = np.empty((len(rows), len(q)))
