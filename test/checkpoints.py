@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, PreTrainedTokenizerFast, ResNetConfig
+from transformers import LlamaConfig, ResNetConfig
 
 from vla_ros.policy import policy as checkpoint
-from vla_ros.policy import tokenizer as words
 from vla_ros.policy.model import VlaConfig, VlaModel
+from vla_ros.policy.prompt import WordPrompt
 from vla_ros.progress.judge import Calibration
 from vla_ros.sim.tasks import Tasks
 
@@ -30,8 +30,8 @@ class Tiny:
     optimist: Path  # always does, after its debounce of 3 frames
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    return words.build(Tasks.load().vocabulary)
+def prompt() -> WordPrompt:
+    return WordPrompt.of(Tasks.load().vocabulary)
 
 
 def model(seed: int = 0, **config: object) -> VlaModel:
@@ -39,7 +39,7 @@ def model(seed: int = 0, **config: object) -> VlaModel:
     torch.manual_seed(seed)
     vision = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic").to_dict()
     language = LlamaConfig(
-        vocab_size=len(tokenizer()), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(prompt().tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=None,
     ).to_dict()  # fmt: skip
     settings = {"vision": vision, "language": language, "slots": 3, "robot": "panda", **config}
@@ -48,7 +48,7 @@ def model(seed: int = 0, **config: object) -> VlaModel:
 
 def save(folder: Path, seed: int = 0, threshold: float | None = None, **config: object) -> Path:
     """Write a checkpoint; with a threshold [steps] it is a judge's."""
-    checkpoint.save(folder, model(seed, **config), tokenizer(), {"stage": "test"})
+    checkpoint.save(folder, model(seed, **config), prompt(), {"stage": "test"})
     if threshold is not None:
         Calibration(threshold, 3, 0.0, 1.0, 100, 1.0).save(folder)
     return folder

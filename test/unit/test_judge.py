@@ -25,7 +25,7 @@ def calibration(threshold: float = 1.5, debounce: int = 2) -> Calibration:
 
 
 def judge(threshold: float = 1.5, debounce: int = 2) -> Judge:
-    made = Judge(checkpoints.model(), checkpoints.tokenizer(), calibration(threshold, debounce), version=4)
+    made = Judge(checkpoints.model(), checkpoints.prompt(), calibration(threshold, debounce), version=4)
     made.begin(checkpoints.TEXT)
     return made
 
@@ -112,7 +112,7 @@ def test_what_a_judge_is_not_made_for() -> None:
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 60.0, float("nan")])
 def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
     with pytest.raises(VlaRosError, match=r"calibration\.json: threshold is .*expected within 0\.\.60 steps"):
-        Judge(checkpoints.model(), checkpoints.tokenizer(), calibration(threshold))
+        Judge(checkpoints.model(), checkpoints.prompt(), calibration(threshold))
 
 
 def test_calibration_lies_beside_the_checkpoint(tiny: Tiny, tmp_path: Path) -> None:

@@ -55,13 +55,13 @@ def play(model: VlaModel, seed: int, sign: float = 1.0) -> tuple[list[PracticeEp
                 d.astype(np.float32), np.ones(STEPS, bool),
             )
         )  # fmt: skip
-    return episodes, stack(episodes, checkpoints.tokenizer())
+    return episodes, stack(episodes, checkpoints.prompt())
 
 
 @torch.no_grad()
 def probabilities(model: VlaModel) -> Tensor:
     image = np.full((1, 64, 64, 3), 120, np.uint8)
-    inputs = Inputs.of(image, np.zeros(1, np.int32), (checkpoints.TEXT,), np.zeros((1, 2), np.float32), checkpoints.tokenizer())
+    inputs = Inputs.of(image, np.zeros(1, np.int32), (checkpoints.TEXT,), np.zeros((1, 2), np.float32), checkpoints.prompt())
     return model(*inputs[torch.tensor([0])])["action"][0, 0, 0].softmax(-1)
 
 
@@ -118,7 +118,7 @@ def test_unusable_steps_have_no_influence() -> None:
             made.append(PracticeEpisode(e.instruction, images, e.states, tokens, e.log_probability, e.steps_to_go, usable))
         adapter.swap(model, weights)
         method = SelfImprovement(model, ImproveConfig(gamma=0.0, batch=8))
-        figures = method.update(made, stack(made, checkpoints.tokenizer()))
+        figures = method.update(made, stack(made, checkpoints.prompt()))
         assert figures["samples"] == STEPS
         results.append({name: t.detach().clone() for name, t in adapter.state(model).items()})
     for name, tensor in results[0].items():

@@ -55,7 +55,7 @@ def learner(tiny: Tiny, tmp_path: Path) -> Learner:
 
 
 def episodes(learner: Learner, folder: Path, version: int = 1) -> list[str]:
-    policy = VlaPolicy(learner.model, learner.tokenizer)
+    policy = VlaPolicy(learner.model, learner.prompt)
     return [str(practice.record(folder / f"e{version}{k}.mcap", policy, version, text, seed=k)) for k, text in enumerate(TEXTS)]
 
 

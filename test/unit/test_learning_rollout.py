@@ -25,14 +25,14 @@ def envs() -> list[TabletopEnv]:
 
 def run(envs: list[TabletopEnv], calibration: Calibration, seeds: list[int]) -> list[rollout.SimulatedEpisode]:
     policy, judge = checkpoints.model(0), checkpoints.model(1)
-    return rollout.run(envs, seeds, policy, judge, calibration, checkpoints.tokenizer(), task="reach")
+    return rollout.run(envs, seeds, policy, judge, calibration, checkpoints.prompt(), task="reach")
 
 
 def test_episodes_hold_what_the_networks_said(envs: list[TabletopEnv]) -> None:
     found = run(envs, NEVER, [3, 4, 5])
     assert len(found) == 3
     limit = round(envs[0].tasks.tasks["reach"].time_limit * CONTRACT.observation.rate)
-    tokenizer, policy, judge = checkpoints.tokenizer(), checkpoints.model(0), checkpoints.model(1)
+    tokenizer, policy, judge = checkpoints.prompt(), checkpoints.model(0), checkpoints.model(1)
     for episode in found:
         p = episode.practice
         assert not episode.detected

@@ -29,7 +29,7 @@ def data() -> Demonstrations:
 
 
 def inputs(d: Demonstrations) -> Inputs:
-    return Inputs.of(d.images, d.instruction, d.instructions, d.states, checkpoints.tokenizer())
+    return Inputs.of(d.images, d.instruction, d.instructions, d.states, checkpoints.prompt())
 
 
 def quiet(share: float, figures: dict[str, float]) -> None:

@@ -21,7 +21,7 @@ WEIGHTS = "model.safetensors"
 
 
 def test_round_trip_gives_equal_outputs(tiny: Tiny) -> None:
-    made = VlaPolicy(checkpoints.model(), checkpoints.tokenizer())
+    made = VlaPolicy(checkpoints.model(), checkpoints.prompt())
     model, tokenizer = load(tiny.policy, "panda")
     assert not model.training
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in made.model.named_parameters()}

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from vla_ros.policy import tokenizer as words
+from vla_ros.policy.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ class Inputs:
         instruction: NDArray[np.int32],
         instructions: tuple[str, ...],
         states: NDArray[np.float32],
-        tokenizer: PreTrainedTokenizerFast,
+        prompt: Prompt,
     ) -> Inputs:
-        ids, mask = words.encode(tokenizer, instructions)
+        ids, mask = prompt(instructions)
         index = torch.from_numpy(np.asarray(instruction, np.int64))
         return cls(torch.from_numpy(images), ids[index], mask[index], torch.from_numpy(np.asarray(states, np.float32)))
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from transformers import PreTrainedTokenizerFast
 
 from vla_ros.episodes import EpisodeData, load_episode
 from vla_ros.errors import VlaRosError
@@ -28,6 +27,7 @@ from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, Practice
 from vla_ros.paths import resolve
 from vla_ros.policy import adapter
 from vla_ros.policy.policy import load
+from vla_ros.policy.prompt import Prompt
 from vla_ros.policy.store import WeightStore
 
 
@@ -69,7 +69,7 @@ class Learner:
     """Stage 2 on a weight store: one update per call, one version per update."""
 
     def __init__(self, policy: Path, store: Path, robot: str, config: ImproveConfig) -> None:
-        model, self.tokenizer = load(policy, robot)
+        model, self.prompt = load(policy, robot)
         self.store = WeightStore(store)
         torch.manual_seed(config.seed)
         self.model = adapter.add(model)
@@ -90,14 +90,14 @@ class Learner:
         episodes = [e for e in loaded if e is not None]
         if not episodes:
             raise VlaRosError(f"none of {len(paths)} episodes was practised with version {self.version.number}")
-        figures = self.method.update(episodes, stack(episodes, self.tokenizer))
+        figures = self.method.update(episodes, stack(episodes, self.prompt))
         self.version = self.store.write(
             adapter.state(self.model), self.version.number, "self_improvement", {**figures, "episodes": len(episodes)}
         )
         return {"version": self.version.number, "used": len(episodes), **figures}
 
 
-def stack(episodes: list[PracticeEpisode], tokenizer: PreTrainedTokenizerFast) -> Inputs:
+def stack(episodes: list[PracticeEpisode], prompt: Prompt) -> Inputs:
     """The steps of all episodes one after another."""
     instruction = np.repeat(np.arange(len(episodes)), [len(e.tokens) for e in episodes]).astype(np.int32)
     return Inputs.of(
@@ -105,7 +105,7 @@ def stack(episodes: list[PracticeEpisode], tokenizer: PreTrainedTokenizerFast) -
         instruction,
         tuple(e.instruction for e in episodes),
         np.concatenate([e.states for e in episodes]),
-        tokenizer,
+        prompt,
     )
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from vla_ros.learning.self_improvement import PracticeEpisode
-from vla_ros.policy import tokenizer as words
-from vla_ros.policy.model import VlaModel, steps_to_go_moments
-from vla_ros.policy.policy import draw
+from vla_ros.policy.model import steps_to_go_moments
+from vla_ros.policy.policy import Model, draw
+from vla_ros.policy.prompt import Prompt
 from vla_ros.progress.judge import Calibration
 from vla_ros.sim.env import TabletopEnv
 
@@ -30,10 +29,10 @@ class SimulatedEpisode:
 def run(
     envs: list[TabletopEnv],
     seeds: list[int],
-    policy: VlaModel,
-    judge: VlaModel,
+    policy: Model,
+    judge: Model,
     calibration: Calibration,
-    tokenizer: PreTrainedTokenizerFast,
+    prompt: Prompt,
     split: str = "train",
     task: str | None = None,
     greedy: bool = False,
@@ -43,20 +42,20 @@ def run(
     out: list[SimulatedEpisode] = []
     for start in range(0, len(seeds), len(envs)):
         group = seeds[start : start + len(envs)]
-        out += _group(envs[: len(group)], group, policy, judge, calibration, tokenizer, split, task, greedy, temperature)
+        out += _group(envs[: len(group)], group, policy, judge, calibration, prompt, split, task, greedy, temperature)
     return out
 
 
 def _group(
-    envs: list[TabletopEnv], seeds: list[int], policy: VlaModel, judge: VlaModel, calibration: Calibration,
-    tokenizer: PreTrainedTokenizerFast, split: str, task: str | None, greedy: bool, temperature: float,
+    envs: list[TabletopEnv], seeds: list[int], policy: Model, judge: Model, calibration: Calibration,
+    prompt: Prompt, split: str, task: str | None, greedy: bool, temperature: float,
 ) -> list[SimulatedEpisode]:  # fmt: skip
     contract = envs[0].contract
     random = torch.Generator().manual_seed(seeds[0])
     observations = [env.reset(seed, split, task) for env, seed in zip(envs, seeds, strict=True)]
     texts = [env.instruction for env in envs]
     limits = [round(env.time_limit * contract.observation.rate) for env in envs]
-    ids, mask = words.encode(tokenizer, texts)
+    ids, mask = prompt(texts)
     count = len(envs)
     images: list[list[NDArray[np.uint8]]] = [[] for _ in envs]
     states: list[list[NDArray[np.float32]]] = [[] for _ in envs]

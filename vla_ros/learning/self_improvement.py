@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vla_ros.learning.data import Inputs
-from vla_ros.policy.model import Trunk, VlaModel
+from vla_ros.policy.model import Trunk
+from vla_ros.policy.policy import Model
 
 BASELINES = ("none", "linear")
 
@@ -89,7 +90,7 @@ def unexplained(returns: Tensor, features: Tensor, d: Tensor) -> Tensor:
 class SelfImprovement:
     """The learner of stage 2. The trunk (vision, words, pointing) is frozen, so its features are computed once a batch."""
 
-    def __init__(self, model: VlaModel, config: ImproveConfig) -> None:
+    def __init__(self, model: Model, config: ImproveConfig) -> None:
         self.model, self.config = model.eval(), config
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -128,9 +129,7 @@ class SelfImprovement:
     @torch.no_grad()
     def _encode(self, inputs: Inputs) -> Trunk:
         parts = [self.model.encode(*inputs[index]) for index in torch.arange(len(inputs.images)).split(256)]
-        return Trunk(
-            torch.cat([p.tokens for p in parts]), torch.cat([p.points for p in parts]), torch.cat([p.mask for p in parts])
-        )
+        return type(parts[0]).join(parts)
 
     def _log_probability(self, trunk: Trunk, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """log pi of drawn tokens [B, chunk, D] summed over tokens, and mean entropy."""

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, one_hot, smooth_l1_loss
 
 from vla_ros.learning.data import Demonstrations, Inputs, batches
 from vla_ros.policy.model import Trunk, VlaModel, steps_to_go_moments
+from vla_ros.policy.policy import Model
 
 Report = Callable[[float, dict[str, float]], None]  # share done 0..1, figures
 
@@ -47,7 +48,7 @@ def soft_labels(target: Tensor, bins: int, sigma: float) -> Tensor:
     return (-0.5 * (distance / sigma) ** 2).softmax(-1)
 
 
-def fit(model: VlaModel, loss_of: Callable[[Tensor], dict[str, Tensor]], count: int, c: SftConfig, report: Report) -> None:
+def fit(model: Model, loss_of: Callable[[Tensor], dict[str, Tensor]], count: int, c: SftConfig, report: Report) -> None:
     """AdamW over index batches; the sum of the named losses is minimised."""
     generator = torch.Generator().manual_seed(c.seed)
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
@@ -97,7 +98,7 @@ def ground(model: VlaModel, inputs: Inputs, points: Tensor, positions: Tensor, c
     fit(model, loss_of, len(positions), c, report)
 
 
-def clone(model: VlaModel, inputs: Inputs, data: Demonstrations, c: SftConfig, report: Report) -> None:
+def clone(model: Model, inputs: Inputs, data: Demonstrations, c: SftConfig, report: Report) -> None:
     """Stage 1 on demonstrations; `behaviour_weight` 0 trains steps-to-go alone (a judge of its own).
 
     For the share `frozen` of the time the grounded trunk stays as it is and its features are computed once, which makes
@@ -141,16 +142,16 @@ def clone(model: VlaModel, inputs: Inputs, data: Demonstrations, c: SftConfig, r
 
 
 @torch.no_grad()
-def encode_all(model: VlaModel, inputs: Inputs) -> Trunk:
+def encode_all(model: Model, inputs: Inputs) -> Trunk:
     """Frozen features of every frame, in evaluation mode."""
     model.eval()
     with torch.autocast("cpu", torch.bfloat16):
         parts = [model.encode(*inputs[index]) for index in torch.arange(len(inputs.images)).split(256)]
-    return Trunk(torch.cat([p.tokens for p in parts]), torch.cat([p.points for p in parts]), torch.cat([p.mask for p in parts]))
+    return type(parts[0]).join(parts)
 
 
 @torch.inference_mode()
-def evaluate(model: VlaModel, inputs: Inputs, data: Demonstrations) -> dict[str, float]:
+def evaluate(model: Model, inputs: Inputs, data: Demonstrations) -> dict[str, float]:
     """Held-out action accuracy (within one bin), and error and rank correlation of d with the true steps-to-go."""
     model.eval()
     near, expected = [], []

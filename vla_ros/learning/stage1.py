@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import sft
 from vla_ros.learning.data import Demonstrations, Inputs
 from vla_ros.policy import policy as checkpoint
-from vla_ros.policy import tokenizer as words
 from vla_ros.policy.model import VlaConfig, VlaModel, steps_to_go_moments
+from vla_ros.policy.policy import Model
+from vla_ros.policy.prompt import Prompt, WordPrompt
 from vla_ros.progress.judge import Calibration, calibrate
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.collect import ExpertData, collect, grounding_samples
@@ -56,22 +56,22 @@ def ground(folder: Path, robot: str, c: Stage1Config, report: Report) -> None:
     half = 0.25  # of this phase's bar is rendering
     data = grounding_samples(robot, c.grounding_pictures, c.seed, progress=lambda k, n: report(half * k / n, {"pictures": k}))
     contract = RobotContract.load(robot)
-    tokenizer = words.build(Tasks.load().vocabulary)
+    prompt = WordPrompt.of(Tasks.load().vocabulary)
     torch.manual_seed(c.seed)
-    language = {**VlaConfig().language, "vocab_size": len(tokenizer)}
+    language = {**VlaConfig().language, "vocab_size": len(prompt.tokenizer)}
     action = contract.action
     config = VlaConfig(
         language=language, robot=contract.robot, bins=action.bins, chunk=action.chunk,
         image_size=contract.observation.size, state_dim=len(contract.observation.state),
     )  # fmt: skip
     model = VlaModel(config)
-    inputs = Inputs.of(data.images, data.instruction, data.instructions, data.states, tokenizer)
+    inputs = Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)
     sft.ground(
         model, inputs, torch.from_numpy(data.points), torch.from_numpy(data.positions[:, : config.ground_dim]),
         sft.SftConfig(steps=10**6, seconds=c.ground_seconds, seed=c.seed),
         lambda share, figures: report(half + (1 - half) * share, figures),
     )  # fmt: skip
-    checkpoint.save(folder, model, tokenizer, {"stage": "ground", "pictures": len(data.images), "seed": c.seed})
+    checkpoint.save(folder, model, prompt, {"stage": "ground", "pictures": len(data.images), "seed": c.seed})
 
 
 def demonstrate(robot: str, c: Stage1Config, report: Report) -> tuple[Demonstrations, Demonstrations]:
@@ -105,30 +105,30 @@ def train_judge(start: Path, folder: Path, data: Demonstrations, c: Stage1Config
 def _train(
     start: Path, folder: Path, data: Demonstrations, c: Stage1Config, seconds: float, behaviour: float, report: Report
 ) -> dict[str, float]:
-    model, tokenizer = checkpoint.load(start)
+    model, prompt = checkpoint.load(start)
     training, held_out = data.split(c.held_out, c.seed)
     settings = sft.SftConfig(
         steps=10**6, seconds=seconds, learning_rate=c.learning_rate, behaviour_weight=behaviour, seed=c.seed, frozen=c.frozen
     )
-    sft.clone(model, _inputs(training, tokenizer), training, settings, report)
-    inputs = _inputs(held_out, tokenizer)
+    sft.clone(model, _inputs(training, prompt), training, settings, report)
+    inputs = _inputs(held_out, prompt)
     figures = sft.evaluate(model, inputs, held_out)
     if not behaviour:
         calibration = calibration_of(model, inputs, held_out)
         figures |= {"threshold": calibration.threshold, "recall": calibration.recall}
     record = {"stage": "sft" if behaviour else "judge", "episodes": int(data.episode.max()) + 1, "seed": c.seed, **figures}
-    checkpoint.save(folder, model, tokenizer, record)
+    checkpoint.save(folder, model, prompt, record)
     if not behaviour:
         calibration.save(folder)
     return figures
 
 
-def _inputs(data: Demonstrations, tokenizer: PreTrainedTokenizerFast) -> Inputs:
-    return Inputs.of(data.images, data.instruction, data.instructions, data.states, tokenizer)
+def _inputs(data: Demonstrations, prompt: Prompt) -> Inputs:
+    return Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)
 
 
 @torch.inference_mode()
-def calibration_of(model: VlaModel, inputs: Inputs, data: Demonstrations) -> Calibration:
+def calibration_of(model: Model, inputs: Inputs, data: Demonstrations) -> Calibration:
     """Detector's threshold from held-out episodes."""
     parts = [
         steps_to_go_moments(model(*inputs[index])["steps_to_go"])[0] for index in torch.arange(len(data.steps_to_go)).split(256)

@@ -49,9 +49,9 @@ class PolicyNode(Node):
         self.contract = RobotContract.load(robot)
         self.kinematics = Kinematics(self.contract)
         self.decoder = ActionDecoder(self.contract, self.kinematics)
-        model, tokenizer = load(folder, self.contract.robot)
+        model, prompt = load(folder, self.contract.robot)
         torch.manual_seed(0)
-        self.policy = VlaPolicy(adapter.add(model), tokenizer)
+        self.policy = VlaPolicy(adapter.add(model), prompt)
         self.store = WeightStore(Path(store)) if store else None
         self.version = PolicyVersionMsg(number=1, stage="sft", path=str(folder))
         self.instruction = Instruction()

@@ -29,8 +29,8 @@ class ProgressNode(Node):
         torch.set_num_threads(1)
         self.contract = RobotContract.load(robot)
         self.kinematics = Kinematics(self.contract)
-        model, tokenizer = load(folder, self.contract.robot)
-        self.judge = Judge(model, tokenizer, Calibration.load(folder))
+        model, prompt = load(folder, self.contract.robot)
+        self.judge = Judge(model, prompt, Calibration.load(folder))
         self.instruction = Instruction()
         self._newest: ObservationMsg | None = None
         self.diagnostics = Diagnostics(self, "progress")

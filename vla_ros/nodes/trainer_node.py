@@ -24,8 +24,7 @@ from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
 from vla_ros.nodes.main import run, spin_threads
-from vla_ros.policy import tokenizer as words
-from vla_ros.policy.policy import load_tokenizer
+from vla_ros.policy.policy import load_prompt
 from vla_ros.policy.store import WeightStore
 from vla_ros.robots.contract import RobotContract
 from vla_ros.srv import LabelEpisode
@@ -40,7 +39,7 @@ class TrainerNode(Node):
         p = self.declare_parameter
         self.contract = RobotContract.load(p("robot", "panda").value)
         self.policy = Path(p("policy", "").value)
-        self.tokenizer = load_tokenizer(self.policy)  # an instruction that the policy cannot read is refused at once
+        self.prompt = load_prompt(self.policy)  # an instruction that the policy cannot read is refused at once
         self.store = WeightStore(Path(p("store", "").value or "store"))
         self.config = p("config", "config/training/self_improvement.yaml").value
         load_config(self.config)  # fail at start, not after an hour of practice
@@ -106,7 +105,7 @@ class TrainerNode(Node):
         with self._busy:
             try:
                 if g.instruction:
-                    words.encode(self.tokenizer, [g.instruction])
+                    self.prompt([g.instruction])
                 request = self.runner.prepare(request, lambda: handle.is_cancel_requested)
                 e = self.runner.run(request, lambda: handle.is_cancel_requested, feedback)
             except Cancelled:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from vla_ros.errors import VlaRosError
-from vla_ros.policy.model import VlaModel
+from vla_ros.policy.policy import Model
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+M = TypeVar("M", bound=Model)
+# attention and MLP of the language model, as Llama, Gemma, Qwen and OPT name them; never of a vision tower
+TARGETS = r"(.*\.)?(language_model|text_model)\..*\.(q_proj|k_proj|v_proj|o_proj|out_proj|gate_proj|up_proj|down_proj|fc1|fc2)"
 
 
-def add(model: VlaModel, rank: int = 8, alpha: int = 16) -> VlaModel:
-    """Put LoRA into the language model in place and freeze all but LoRA and action head."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=TARGETS)
-    model.language_model = inject_adapter_in_model(config, model.language_model)
+def add(model: M, rank: int = 8, alpha: int = 16, targets: str = TARGETS) -> M:
+    """Put LoRA into the modules that the pattern `targets` matches, in place, and freeze all but LoRA and action head.
+
+    Raises:
+        VlaRosError: no module matches.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=targets)
+    try:
+        inject_adapter_in_model(config, model)
+    except ValueError as error:
+        raise VlaRosError(f"LoRA targets: found no module that matches {targets!r}") from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith("action_head."))
     return model
 
 
-def state(model: VlaModel) -> dict[str, Tensor]:
+def state(model: Model) -> dict[str, Tensor]:
     """Name -> live tensor of everything that a version holds."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def check(model: VlaModel, weights: dict[str, Tensor], source: str) -> None:
+def check(model: Model, weights: dict[str, Tensor], source: str) -> None:
     """Refuse weights that do not belong into this model.
 
     Raises:
@@ -47,7 +58,7 @@ def check(model: VlaModel, weights: dict[str, Tensor], source: str) -> None:
 
 
 @torch.no_grad()
-def swap(model: VlaModel, weights: dict[str, Tensor]) -> None:
+def swap(model: Model, weights: dict[str, Tensor]) -> None:
     """Copy checked weights into the live tensors; called between two inferences by the thread that infers."""
     live = state(model)
     names = list(weights)

@@ -11,12 +11,14 @@ Two outputs of one network, as in arXiv 2509.15155 section 2.1: log p(a | o, g) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedModel, ResNetConfig
+from typing_extensions import Self
 
 
 class VlaConfig(PreTrainedConfig):
@@ -64,8 +66,12 @@ class Trunk:
     points: Tensor  # [B, 2K + state_dim] image points in -1..1, and the state
     mask: Tensor  # [B, L + K + 1] 1 where there is a token
 
-    def __getitem__(self, index: Any) -> Trunk:
-        return Trunk(self.tokens[index], self.points[index], self.mask[index])
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @classmethod
+    def join(cls, parts: Sequence[Trunk]) -> Self:
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 class PointingConnector(nn.Module):
@@ -99,7 +105,8 @@ class PointingConnector(nn.Module):
         return attention.to(cells.dtype) @ self.value(cells) + self.point(points), points, logits
 
 
-def _head(inputs: int, outputs: int) -> nn.Sequential:
+def head(inputs: int, outputs: int) -> nn.Sequential:
+    """What answers from a readout."""
     return nn.Sequential(nn.Linear(inputs, 256), nn.GELU(), nn.Linear(256, outputs))
 
 
@@ -121,9 +128,9 @@ class VlaModel(PreTrainedModel):
         self.state_in = nn.Linear(config.state_dim, width)
         self.readout = nn.Parameter(torch.randn(2, width) * 0.1)  # [act, steps-to-go]
         inputs = width + 2 * config.slots + config.state_dim
-        self.action_head = _head(inputs, config.chunk * config.action_dim * config.bins)
-        self.steps_to_go_head = _head(inputs, config.steps_to_go_bins)
-        self.ground_head = _head(inputs, config.ground_dim)
+        self.action_head = head(inputs, config.chunk * config.action_dim * config.bins)
+        self.steps_to_go_head = head(inputs, config.steps_to_go_bins)
+        self.ground_head = head(inputs, config.ground_dim)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -18,11 +18,15 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from vla_ros.errors import VlaRosError
-from vla_ros.policy import tokenizer as words
 from vla_ros.policy.model import VlaConfig, VlaModel
+from vla_ros.policy.prompt import Prompt, WordPrompt
+from vla_ros.policy.vlm import VlmConfig, VlmModel, VlmPrompt
 
 logging.disable_progress_bar()  # of loading a few megabytes, in a robot's log
 
+
+Model = VlaModel | VlmModel
+MODELS: dict[str, type[Model]] = {VlaConfig.model_type: VlaModel, VlmConfig.model_type: VlmModel}
 
 # What damaged files make json, safetensors, tokenizers and transformers raise.
 DAMAGE = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
@@ -38,14 +42,14 @@ class Decision:
     latency: float  # s in the model
 
 
-def save(folder: Path, model: VlaModel, tokenizer: PreTrainedTokenizerFast, record: Mapping[str, object]) -> None:
+def save(folder: Path, model: Model, prompt: Prompt, record: Mapping[str, object]) -> None:
     """Write a checkpoint: config.json, model.safetensors, tokenizer, and `training.json` with how it came about."""
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    prompt.tokenizer.save_pretrained(folder)
     (Path(folder) / "training.json").write_text(json.dumps(record, indent=1))
 
 
-def load(folder: Path, robot: str = "") -> tuple[VlaModel, PreTrainedTokenizerFast]:
+def load(folder: Path, robot: str = "") -> tuple[Model, Prompt]:
     """Read a checkpoint folder.
 
     Raises:
@@ -56,14 +60,11 @@ def load(folder: Path, robot: str = "") -> tuple[VlaModel, PreTrainedTokenizerFa
         if not (folder / name).is_file():
             raise VlaRosError(f"checkpoint {folder}: {name} is missing; expected a folder written by `vla-ros train`")
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-        if kind != VlaConfig.model_type:
-            raise VlaRosError(f"{folder}/config.json: model_type is {kind!r}, expected {VlaConfig.model_type!r}")
-        loaded: Any = VlaModel.from_pretrained(folder, output_loading_info=True)
-        model, report = cast(tuple[VlaModel, dict[str, Any]], loaded)
+        loaded: Any = MODELS[_kind(folder)].from_pretrained(folder, output_loading_info=True)
+        model, report = cast(tuple[Model, dict[str, Any]], loaded)
     except DAMAGE as error:
         raise VlaRosError(f"checkpoint {folder}: cannot be read: {error}") from error
-    tokenizer = load_tokenizer(folder)
+    prompt = load_prompt(folder)
     if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers and goes on
         raise VlaRosError(f"{folder}/model.safetensors: {len(missing)} tensors are missing (first: {missing[0]})")
     if robot and model.config.robot and model.config.robot != robot:
@@ -71,11 +72,19 @@ def load(folder: Path, robot: str = "") -> tuple[VlaModel, PreTrainedTokenizerFa
     for name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise VlaRosError(f"{folder}/model.safetensors: {name} holds non-finite values")
-    return model.eval(), tokenizer
+    return model.eval(), prompt
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The words of a checkpoint, for those who only check instructions.
+def _kind(folder: Path) -> str:
+    """The checkpoint's model type, one of MODELS."""
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind not in MODELS:
+        raise VlaRosError(f"{folder}/config.json: model_type is {kind!r}, expected {' or '.join(map(repr, MODELS))}")
+    return str(kind)
+
+
+def load_prompt(folder: Path) -> Prompt:
+    """How a checkpoint reads instructions, without its weights.
 
     Raises:
         VlaRosError: missing or unreadable.
@@ -84,7 +93,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not path.is_file():
         raise VlaRosError(f"checkpoint {folder}: tokenizer.json is missing; expected a folder written by `vla-ros train`")
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        if _kind(Path(folder)) == VlaConfig.model_type:
+            return WordPrompt(tokenizer)
+        config = VlmConfig.from_pretrained(folder)
+        return VlmPrompt(tokenizer, config.base_config(), config.cameras)
     except DAMAGE as error:
         raise VlaRosError(f"checkpoint {folder}: {path.name} cannot be read: {error}") from error
 
@@ -92,29 +105,31 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 class Words:
     """Ids of an instruction, kept while the instruction stays the same."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
         self._kept: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, text: str) -> tuple[Tensor, Tensor]:
         if text not in self._kept:
-            self._kept = {text: words.encode(self._tokenizer, [text])}
+            self._kept = {text: self._prompt([text])}
         return self._kept[text]
 
 
-def inputs(image: NDArray[np.uint8], size: list[int]) -> Tensor:
-    """[1, H, W, 3] uint8; refuses another size than the checkpoint's."""
-    if image.shape != (*size, 3) or image.dtype != np.uint8:
-        raise VlaRosError(f"image is {image.shape} {image.dtype}, the policy expects ({size[0]}, {size[1]}, 3) uint8")
+def inputs(image: NDArray[np.uint8], model: Model) -> Tensor:
+    """[1, (cameras,) H, W, 3] uint8; refuses another size than the checkpoint's."""
+    cameras = getattr(model.config, "cameras", 1)
+    expected = (*((cameras,) if cameras > 1 else ()), *model.config.image_size, 3)
+    if image.shape != expected or image.dtype != np.uint8:
+        raise VlaRosError(f"image is {image.shape} {image.dtype}, the policy expects {expected} uint8")
     return torch.from_numpy(image.copy())[None]  # a view on a received message is read-only, which torch warns about
 
 
 class VlaPolicy:
     """Input transforms → model → output transforms."""
 
-    def __init__(self, model: VlaModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, model: Model, prompt: Prompt) -> None:
         self.model = model.eval()
-        self._words = Words(tokenizer)
+        self._words = Words(prompt)
         self._random = torch.Generator()
 
     def seed(self, seed: int) -> None:
@@ -125,12 +140,12 @@ class VlaPolicy:
     def infer(
         self, image: NDArray[np.uint8], text: str, state: NDArray[np.float32], greedy: bool, temperature: float = 1.0
     ) -> Decision:
-        """One observation ([H, W, 3] RGB, [S] state) to action tokens.
+        """One observation ([(cameras,) H, W, 3] RGB, [S] state) to action tokens.
 
         Raises:
             VlaRosError: wrong image size, unknown words, or a network that answers with NaN.
         """
-        pixels = inputs(image, self.model.config.image_size)
+        pixels = inputs(image, self.model)
         ids, mask = self._words(text)
         start = time.perf_counter()
         act, _ = self.model.read(self.model.encode(pixels, ids, mask, torch.from_numpy(state)[None]))

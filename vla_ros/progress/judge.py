@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from vla_ros.errors import VlaRosError
-from vla_ros.policy.model import VlaModel, steps_to_go_moments
-from vla_ros.policy.policy import Words, inputs
+from vla_ros.policy.model import steps_to_go_moments
+from vla_ros.policy.policy import Model, Words, inputs
+from vla_ros.policy.prompt import Prompt
 from vla_ros.types import ProgressEstimate
 
 CALIBRATION = "calibration.json"
@@ -78,14 +78,14 @@ def calibrate(
 class Judge:
     """A frozen checkpoint that says how far the task is; the same for reward and for success."""
 
-    def __init__(self, model: VlaModel, tokenizer: PreTrainedTokenizerFast, calibration: Calibration, version: int = 1):
+    def __init__(self, model: Model, prompt: Prompt, calibration: Calibration, version: int = 1):
         limit = model.config.steps_to_go_bins - 1
         if not 0 < calibration.threshold < limit:
             raise VlaRosError(f"{CALIBRATION}: threshold is {calibration.threshold}, expected within 0..{limit} steps")
         self.model = model.eval().requires_grad_(False)
         self.calibration = calibration
         self.version = version
-        self._words = Words(tokenizer)
+        self._words = Words(prompt)
         self.begin("")
 
     def begin(self, text: str) -> None:
@@ -98,7 +98,7 @@ class Judge:
     def observe(self, stamp: float, image: NDArray[np.uint8], state: NDArray[np.float32]) -> ProgressEstimate:
         """One observation of the running episode, in order."""
         ids, mask = self._words(self.text)
-        pixels = inputs(image, self.model.config.image_size)
+        pixels = inputs(image, self.model)
         _, togo = self.model.read(self.model.encode(pixels, ids, mask, torch.from_numpy(state)[None]))
         logits = self.model.steps_to_go_head(togo)
         mean, spread = (float(m[0]) for m in steps_to_go_moments(logits))
