@@ -12,7 +12,7 @@ from cyclonedds.builtin import (
     BuiltinTopicDcpsPublication,
     BuiltinTopicDcpsSubscription,
 )
-from cyclonedds.core import InstanceState
+from cyclonedds.core import InstanceState, ReadCondition, SampleState, ViewState
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile
 
 from vla_ros.embedded import dds
@@ -22,6 +22,29 @@ from vla_ros.embedded.messages import deserialize, message_class, serialize
 
 _INFO = "rmw_dds_common/msg/ParticipantEntitiesInfo"
 _MANY = 10_000  # samples of a built-in topic read at once
+
+
+class _Alive:
+    """What a built-in topic says of entities that are alive.
+
+    Decoding one costs most of a millisecond, so each is decoded once, when it has changed: a node that looks at the graph
+    once a second must not be held up for a hundred of them.
+    """
+
+    def __init__(self, participant: Any, topic: Any) -> None:
+        self._reader = BuiltinDataReader(participant, topic)
+        self._changed = ReadCondition(self._reader, ViewState.Any | SampleState.NotRead | InstanceState.Any)
+        self._known: dict[bytes, Any] = {}
+
+    def read(self) -> dict[bytes, Any]:
+        """Guid -> its latest sample."""
+        for sample in self._reader.read(_MANY, self._changed):
+            key = sample.key.bytes
+            if sample.sample_info.instance_state == InstanceState.Alive:
+                self._known[key] = sample
+            else:
+                self._known.pop(key, None)
+        return self._known
 
 
 class Graph:
@@ -39,9 +62,9 @@ class Graph:
         everything = QoSProfile(history=HistoryPolicy.KEEP_ALL, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._writer = dds.Writer(participant, "ros_discovery_info", dds_type(_INFO), to_dds(transient, writer=True))
         self._reader = dds.Reader(participant, "ros_discovery_info", dds_type(_INFO), to_dds(everything, writer=False))
-        self._participants = BuiltinDataReader(participant, BuiltinTopicDcpsParticipant)
-        self._publications = BuiltinDataReader(participant, BuiltinTopicDcpsPublication)
-        self._subscriptions = BuiltinDataReader(participant, BuiltinTopicDcpsSubscription)
+        self._participants = _Alive(participant, BuiltinTopicDcpsParticipant)
+        self._publications = _Alive(participant, BuiltinTopicDcpsPublication)
+        self._subscriptions = _Alive(participant, BuiltinTopicDcpsSubscription)
 
     def add_node(self, node: Any, name: str, namespace: str) -> None:
         """Announce a node of this participant."""
@@ -72,9 +95,6 @@ class Graph:
     def _to_gid(self, entity: Any) -> Any:
         return self._gid(data=np.frombuffer(entity.guid.bytes, np.uint8))
 
-    def _read(self, reader: BuiltinDataReader) -> list[Any]:
-        return [sample for sample in reader.read(_MANY) if sample.sample_info.instance_state == InstanceState.Alive]
-
     def participants(self) -> list[tuple[bytes, list[Any]]]:
         """(participant guid, its NodeEntitiesInfo list) of every participant that is alive."""
         with self._lock:
@@ -82,7 +102,7 @@ class Graph:
                 for data, _ in samples:
                     info: Any = deserialize(data, self._info)
                     self._others[bytes(info.gid.data)] = info
-            alive = {participant.key.bytes for participant in self._read(self._participants)}
+            alive = self._participants.read()
             self._others = {gid: info for gid, info in self._others.items() if gid in alive}
             return [(gid, info.node_entities_info_seq) for gid, info in self._others.items()]
 
@@ -93,12 +113,12 @@ class Graph:
     def publications(self) -> list[Any]:
         """Every writer that is alive."""
         with self._lock:
-            return self._read(self._publications)
+            return list(self._publications.read().values())
 
     def subscriptions(self) -> list[Any]:
         """Every reader that is alive."""
         with self._lock:
-            return self._read(self._subscriptions)
+            return list(self._subscriptions.read().values())
 
     def owners(self) -> dict[bytes, tuple[str, str]]:
         """(node name, namespace) by endpoint guid."""
