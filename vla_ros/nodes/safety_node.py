@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -110,12 +111,17 @@ class SafetyNode(Node):
         self._collector = Collector()
         self.get_logger().info(f"limits: {self.filter.limits.source}; commands go to {control.command_topic}")
 
+    def destroy_node(self) -> None:
+        self._collector.close()
+        super().destroy_node()
+
     def _come_first(self) -> None:
         """On a loaded machine the control loop must not queue behind inference and learning; nor the middleware's threads,
         which hand it the joint states."""
         try:
             for thread in os.listdir("/proc/self/task"):
-                os.setpriority(os.PRIO_PROCESS, int(thread), PRIORITY)
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.setpriority(os.PRIO_PROCESS, int(thread), PRIORITY)
         except PermissionError:
             self.get_logger().info(f"no right to run at priority {PRIORITY}; grant CAP_SYS_NICE on a robot")
 
