@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,9 +120,9 @@ class SafetyNode(Node):
         """On a loaded machine the control loop must not queue behind inference and learning; nor the middleware's threads,
         which hand it the joint states."""
         try:
-            for thread in os.listdir("/proc/self/task"):
+            for thread in Path("/proc/self/task").iterdir():
                 with suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.setpriority(os.PRIO_PROCESS, int(thread), PRIORITY)
+                    os.setpriority(os.PRIO_PROCESS, int(thread.name), PRIORITY)
         except PermissionError:
             self.get_logger().info(f"no right to run at priority {PRIORITY}; grant CAP_SYS_NICE on a robot")
 
