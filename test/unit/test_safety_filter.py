@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import float64
 
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
 from vla_ros.safety.arm import Arm
+from vla_ros.safety.compiled import compiled
 from vla_ros.safety.filter import SafetyFilter
 from vla_ros.safety.laws import along, stop
+from vla_ros.safety.limits import Limits
 from vla_ros.types import (
     JOINT_DELTA,
     TIP_DELTA,
@@ -567,3 +570,65 @@ def test_a_joint_state_is_answered_once_also_after_a_gap(gap: float) -> None:
     assert cell.tick() is not None
     for _ in range(3):
         assert cell.filter.tick(cell.now, cell.state()) is None
+
+
+def test_a_reset_does_not_start_where_no_arm_can_be() -> None:
+    safety, now, still = SafetyFilter.for_robot(CONTRACT), 1.0, np.zeros(7)
+    safety.tick(now, JointState(now, JOINTS, HOME, still))
+    for _ in range(400):
+        now += DT
+        safety.tick(now, JointState(now, JOINTS, HOME + 100.0, still))
+    assert safety.mode == SafetyMode.LATCHED
+    assert safety.reset() == (False, "cause persists: state_outside:panda_joint1")
+
+
+def test_a_state_without_joints_is_refused_from_the_first_on() -> None:
+    safety = SafetyFilter.for_robot(CONTRACT)
+    assert safety.tick(1.0, JointState(1.0, (), np.empty(0), np.empty(0))) is None
+    assert safety.reason == "state_missing:panda_joint1"
+
+
+def test_what_was_sent_is_not_the_filters_own_state() -> None:
+    cell = Cell().moving()
+    sent = cell.tick()
+    kept = cell.filter._follower.states.copy()
+    for array in (sent.command, sent.velocity, sent.raw):
+        array[:] = 1.0
+    np.testing.assert_array_equal(cell.filter._follower.states, kept)
+
+
+def test_a_robot_with_one_joint(tmp_path: Path) -> None:
+    (tmp_path / "one.urdf").write_text(
+        '<robot name="one"><link name="base"/><link name="tool"><inertial><mass value="1"/>'
+        '<inertia ixx="0.1" iyy="0.1" izz="0.1" ixy="0" ixz="0" iyz="0"/></inertial></link>'
+        '<joint name="panda_joint1" type="revolute"><parent link="base"/><child link="tool"/><axis xyz="0 0 1"/>'
+        '<limit lower="-2" upper="2" velocity="2" effort="50"/></joint></robot>'
+    )
+    (tmp_path / "one.srdf").write_text("<robot/>")
+    contract = dataclasses.replace(CONTRACT, joints=JOINTS[:1], urdf=tmp_path / "one.urdf", posture=(0.0,), tips=("tool",))
+    whole = Limits.load(CONTRACT, "panda")
+    one = {
+        f.name: value[:1]
+        for f in dataclasses.fields(whole)
+        if isinstance(value := getattr(whole, f.name), tuple) and len(value) == len(JOINTS)
+    }
+    limits = dataclasses.replace(whole, **one, workspace={})
+    safety = SafetyFilter(limits, 1 / DT, Arm(contract, limits))
+    q, now = np.zeros(1), 1.0
+    safety.tick(now, JointState(now, JOINTS[:1], q, q))
+    assert safety.submit(ActionChunk(now + 0.1, 0.1, JOINTS[:1], np.array([[0.05], [0.1]])), now) == ""
+    for _ in range(200):
+        now += DT
+        sent = safety.tick(now, JointState(now, JOINTS[:1], q, np.zeros(1)))
+        q = sent.command
+    assert q[0] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_damaged_cache_of_compiled_code_costs_a_start_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.core.caching.FunctionCache.load_overload", lambda *given: cut_short())
+    double = compiled(float64(float64))(lambda x: 2.0 * x)
+    assert double(1.5) == 3.0
+
+
+def cut_short() -> None:
+    raise EOFError("Ran out of input")

@@ -28,7 +28,7 @@ class _Alive:
     """What a built-in topic says of entities that are alive.
 
     Decoding one costs most of a millisecond, so each is decoded once, when it has changed: a node that looks at the graph
-    once a second must not be held up for a hundred of them.
+    at intervals must not be held up for a hundred of them.
     """
 
     def __init__(self, participant: Any, topic: Any) -> None:

@@ -221,6 +221,7 @@ class SafetyNode(Node):
         """For whoever guards the drives: this process and its control loop are alive."""
         self.heartbeat.publish(Header(stamp=self.get_clock().now().to_msg(), frame_id=self.filter.mode.name))
         self.stop.tick(rest=False)  # its time limits hold without control ticks, too
+        self._collector.between()
 
     def _show(self) -> None:
         if not self.markers.get_subscription_count():

@@ -144,7 +144,7 @@ class Arm:
         pin.crba(self.model, self.data, q)
         bias = pin.rnea(self.model, self.data, q, v, self._none)
         speed = self.tip_speed()
-        bound, present, joint = _bound(self.data.M, bias, states, plans, self.friction, self._damping, self._torque)
+        bound, present, joint = _bound(self.data.M.T, bias, states, plans, self.friction, self._damping, self._torque)
         if bound * RESERVE <= self.most_torque:
             return present, joint, speed
         _, first, hold, _ = plans
@@ -232,7 +232,7 @@ def _largest(load: Array, v: Array, friction: Array, damping: Array, limit: Arra
     return share, joint
 
 
-@compiled(Tuple((float64, float64, int64))(float64[::1, :], _row, _rows, _rows, _row, _row, _row))
+@compiled(Tuple((float64, float64, int64))(_rows, _row, _rows, _rows, _row, _row, _row))
 def _bound(
     mass: Array, bias: Array, states: Array, plans: Array, friction: Array, damping: Array, limit: Array
 ) -> tuple[float, float, int]:
@@ -251,9 +251,9 @@ def _bound(
     for i in range(n):
         load, more, now = bias[i], 0.0, bias[i]
         for j in range(n):
-            load += mass[j, i] * middle[j]
-            more += abs(mass[j, i]) * reach[j]
-            now += mass[j, i] * states[2, j]
+            load += mass[i, j] * middle[j]
+            more += abs(mass[i, j]) * reach[j]
+            now += mass[i, j] * states[2, j]
         worst[i], present[i] = abs(load) + more, now
     bound, _ = _largest(worst, states[1], friction, damping, limit)
     share, joint = _largest(present, states[1], friction, damping, limit)

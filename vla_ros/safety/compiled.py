@@ -18,15 +18,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(signature: Any) -> Callable[[F], F]:
     """Compiles a function for the types of `signature` (numba's) and no others, now: never in a control tick.
 
-    Without a folder that can be written to it is compiled at each start.
+    Where nothing can be kept, or what was kept is damaged (a full disk, a power cut), it is compiled at each start.
     """
 
     def decorate(function: F) -> F:
         try:
             return numba.njit(signature, cache=True)(function)  # type: ignore[no-any-return]
-        except RuntimeError as error:
-            if "no locator" not in str(error):
-                raise
+        except Exception:  # noqa: BLE001  (of many kinds; an error in the function itself comes again)
             return numba.njit(signature)(function)  # type: ignore[no-any-return]
 
     return decorate

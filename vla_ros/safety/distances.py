@@ -302,7 +302,8 @@ def _reach(model: pin.Model, shape: pin.GeometryObject) -> list[float]:
         kind = model.joints[joint]
         if kind.shortname().startswith("JointModelP"):
             reach[joint - 1] = 1.0
-            far += max(abs(model.lowerPositionLimit[joint - 1]), abs(model.upperPositionLimit[joint - 1]))
+            low, high = model.lowerPositionLimit[joint - 1], model.upperPositionLimit[joint - 1]
+            far += max(abs(low), abs(high)) + 0.5 * (high - low)  # so far beyond its limits an arm may start
         elif joint == shape.parentJoint:  # which way its axis points is known
             moved = kind.createData()
             kind.calc(moved, np.zeros(1))

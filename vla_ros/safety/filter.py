@@ -238,6 +238,8 @@ class SafetyFilter:
         if self._fault:
             if self._time - self._placed < STEADY_FOR:
                 return False, f"joint states jump: expected them steady for {STEADY_FOR:g} s before commands start there"
+            if fault := self._check.start(measured):
+                return False, f"cause persists: {fault}"
             self._follower.seed(measured.position)
             message = f"reset; the arm was away from its command ({self._fault}), commands start from where it is"
             self._fault = ""
@@ -297,9 +299,9 @@ class SafetyFilter:
             reason=self._reason or self._rejection,
             path_speed=follower.speed,
             active=tuple(active),
-            raw=raw,
-            command=follower.position,
-            velocity=follower.velocity,
+            raw=raw.copy(),
+            command=follower.position.copy(),
+            velocity=follower.velocity.copy(),
             policy_version=self._version,
             episode_id=self._episode,
             off_path=follower.off_path,

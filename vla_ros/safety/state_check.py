@@ -24,7 +24,7 @@ class StateCheck:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._names: tuple[str, ...] = ()
+        self._names: tuple[str, ...] | None = None
         self._order = np.empty(0, np.intp)
         self._brake, self._latch = np.array(limits.tracking_brake), np.array(limits.tracking_latch)
         self._missing = ""
