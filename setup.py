@@ -21,7 +21,6 @@ def data_files() -> list[tuple[str, list[str]]]:
 
 
 DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "ruckig>=0.14", "types-PyYAML>=6.0"]
-ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"]
 
 setup(
     name="vla_ros",
@@ -38,8 +37,12 @@ setup(
         "torch>=2.4",
         "transformers>=4.50",
         "peft>=0.12",
+        "accelerate>=1.0",
         "tokenizers>=0.20",
         "safetensors>=0.4",
+        "onnx>=1.16",
+        "onnxruntime>=1.18",
+        "onnxscript>=0.5",
         "numpy>=1.26",
         "numba>=0.60",
         "PyYAML>=6.0",
@@ -50,13 +53,14 @@ setup(
         "daqp>=0.8",
         "cyclonedds>=11.0",
         "rosbags>=0.11",
-        "mcap>=1.2",
+        "mcap>=1.6",
         "zstandard>=0.20",
         "gymnasium>=1.0",
         "rich>=13",
         "matplotlib>=3.8",
         "imageio-ffmpeg>=0.5",
+        "pyarrow>=17",
     ],
-    extras_require={"onnx": ONNX, "dev": DEV, "all": ONNX + DEV},
+    extras_require={"dev": DEV, "all": DEV},
     entry_points={"console_scripts": ["vla-ros = vla_ros.cli.__main__:main"]},
 )

@@ -138,7 +138,7 @@ def test_a_chunk_answers_the_observation(cell: Cell) -> None:
         assert (chunk.policy_version, chunk.episode_id, chunk.semantics) == (1, "e1", "joint_position")
         assert -20 < chunk.log_probability < -1
     latency = cell.chunks[-1].latency_ms
-    assert len(latency) == 2
+    assert len(latency) == 3
     assert all(0 < v < 1000 for v in latency)
 
 

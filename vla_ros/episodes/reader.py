@@ -23,6 +23,7 @@ from vla_ros.errors import VlaRosError
 # What a torn or corrupt file makes the parsers raise.
 DAMAGE = (
     McapError, CRCValidationError, SerdeError, struct.error, zstandard.ZstdError, ValueError, KeyError, EOFError, MemoryError,
+    RuntimeError,  # of lz4
 )  # fmt: skip
 
 

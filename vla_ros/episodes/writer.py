@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from mcap.writer import Writer
+from mcap.writer import CompressionType, Writer
 
 import vla_ros
 from vla_ros.episodes.definitions import schema_text
@@ -16,13 +17,14 @@ from vla_ros.errors import VlaRosError
 
 METADATA = "vla_ros.episode"  # name of the MCAP metadata record
 PART = ".part"
+FLUSH_PERIOD = 0.5  # s
 
 
 class EpisodeWriter:
     """Writes `<path>.part`; closing syncs it to disk and renames it, so that a file named *.mcap is always complete.
 
     Use as a context manager: leaving it with an exception keeps the .part file (what was recorded before a crash) and
-    never produces `path`. Not thread-safe.
+    never produces `path`. Even a killed process leaves all but the last half second of what it was given. Not thread-safe.
 
     Args:
         path: *.mcap, must not exist; its folder is made.
@@ -45,8 +47,11 @@ class EpisodeWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self.part.open("wb")
-            self._mcap = Writer(self._file)
+            # zstd takes ten times as long for camera frames, whose noise it cannot compress either (benchmarks/recording.py).
+            self._mcap = Writer(self._file, compression=CompressionType.LZ4)
             self._mcap.start(profile="ros2", library=f"vla_ros {vla_ros.__version__}")
+            self._describe()  # what is known already; a crash must not leave messages of an unknown robot
+            self._flushed = time.monotonic()
         except OSError as error:
             raise self._broken(error) from error
 
@@ -66,6 +71,9 @@ class EpisodeWriter:
             raise VlaRosError(f"{self.part}: topic {topic}: found a message of type {type_name}, until now {known}")
         try:
             self._mcap.add_message(channel, stamp_ns, cdr, stamp_ns)
+            if time.monotonic() - self._flushed > FLUSH_PERIOD:  # a chunk of small messages fills up only after many seconds
+                self._mcap.flush()
+                self._flushed = time.monotonic()
         except OSError as error:
             raise self._broken(error) from error
 
@@ -76,7 +84,7 @@ class EpisodeWriter:
     def close(self) -> Path:
         """Completes the file: metadata, index, sync, rename. Returns its path."""
         try:
-            self._mcap.add_metadata(METADATA, {key: str(value) for key, value in self.metadata.items()})
+            self._describe()
             self._mcap.finish()
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -101,6 +109,10 @@ class EpisodeWriter:
             # On a full disk closing fails as well; the error that is already on its way says more.
             with contextlib.suppress(OSError):
                 self._file.close()
+
+    def _describe(self) -> None:
+        """The metadata as it is now; of several such records the last one counts."""
+        self._mcap.add_metadata(METADATA, {key: str(value) for key, value in self.metadata.items()})
 
     def _add_channel(self, topic: str, type_name: str) -> int:
         if type_name not in self._schemas:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vla_ros.episodes.data import EpisodeData
+from vla_ros.errors import VlaRosError
 from vla_ros.policy.prompt import Prompt
+from vla_ros.robots.actions import ActionDecoder
+from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.kinematics import Kinematics
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,46 @@ class Demonstrations:
             self.images[index], self.states[index], self.tokens[index], self.steps_to_go[index],
             self.instruction[index], self.instructions, self.episode[index],
         )  # fmt: skip
+
+
+def of_episodes(episodes: Sequence[EpisodeData], contract: RobotContract) -> Demonstrations:
+    """Recorded episodes as demonstrations: what the arm did, not what was asked of it, is cloned.
+
+    Raises:
+        VlaRosError: no episodes, or a contract whose actions are not displacements of the tip.
+    """
+    if not episodes:
+        raise VlaRosError("demonstrations: found no episode that ended in success")
+    if contract.action.semantics != "tip_delta_xy":
+        raise VlaRosError(f"{contract.path}: action.semantics: found {contract.action.semantics}, expected tip_delta_xy")
+    decoder = ActionDecoder(contract, Kinematics(contract))
+    reach = 0.5 * (np.array(contract.action.high) - np.array(contract.action.low))  # m, of 1 in a state
+    texts = tuple(dict.fromkeys(e.instruction for e in episodes))
+    lengths = [len(e.images) for e in episodes]
+    moved = [decoder.encode(np.diff(e.states, axis=0, append=e.states[-1:]) * reach)[:, None] for e in episodes]
+    return Demonstrations(
+        images=np.concatenate([e.images for e in episodes]),
+        states=np.concatenate([e.states for e in episodes]),
+        tokens=np.concatenate(moved),
+        steps_to_go=np.concatenate([np.arange(n - 1, -1, -1) for n in lengths]).astype(np.int32),
+        instruction=np.repeat([texts.index(e.instruction) for e in episodes], lengths).astype(np.int32),
+        instructions=texts,
+        episode=np.repeat(np.arange(len(episodes)), lengths).astype(np.int32),
+    )
+
+
+def together(sets: Sequence[Demonstrations]) -> Demonstrations:
+    """Sets one after another, their episodes apart."""
+    texts = tuple(dict.fromkeys(text for d in sets for text in d.instructions))
+    places = [np.array([texts.index(text) for text in d.instructions], np.int32) for d in sets]
+    firsts = np.cumsum([0, *(int(d.episode.max()) + 1 for d in sets)])
+    joined = {name: np.concatenate([getattr(d, name) for d in sets]) for name in ("images", "states", "tokens", "steps_to_go")}
+    return Demonstrations(
+        **joined,
+        instruction=np.concatenate([place[d.instruction] for place, d in zip(places, sets, strict=True)]),
+        instructions=texts,
+        episode=np.concatenate([d.episode + first for d, first in zip(sets, firsts[:-1], strict=True)]).astype(np.int32),
+    )
 
 
 @dataclass

@@ -12,7 +12,7 @@ from vla_ros.learning.self_improvement import PracticeEpisode
 from vla_ros.policy.model import steps_to_go_moments
 from vla_ros.policy.policy import Model, draw
 from vla_ros.policy.prompt import Prompt
-from vla_ros.progress.judge import Calibration
+from vla_ros.progress.calibration import Calibration, Detector
 from vla_ros.sim.env import TabletopEnv
 
 
@@ -23,6 +23,8 @@ class SimulatedEpisode:
     practice: PracticeEpisode
     detected: bool  # the judge ended it
     true_success: bool  # at its end; evaluation only
+    truth: NDArray[np.bool_]  # [T + 1] the same at every observation
+    distribution: NDArray[np.float32]  # [T + 1, K] the judge's p(steps-to-go)
 
 
 @torch.inference_mode()
@@ -31,30 +33,36 @@ def run(
     seeds: list[int],
     policy: Model,
     judge: Model,
-    calibration: Calibration,
+    calibration: Calibration | None,
     prompt: Prompt,
     split: str = "train",
     task: str | None = None,
     greedy: bool = False,
     temperature: float = 1.0,
+    patience: float = 1.0,
 ) -> list[SimulatedEpisode]:
-    """One episode a seed; ends when the judge detects success or at the contract's time limit, as on the live graph."""
+    """One episode a seed; ends when the judge detects success or at the task's time limit, as on the live graph.
+
+    Args:
+        calibration: None for evaluation: every episode lasts until its time limit.
+        patience: of the time limit, in units of the task's.
+    """
     out: list[SimulatedEpisode] = []
     for start in range(0, len(seeds), len(envs)):
         group = seeds[start : start + len(envs)]
-        out += _group(envs[: len(group)], group, policy, judge, calibration, prompt, split, task, greedy, temperature)
+        out += _group(envs[: len(group)], group, policy, judge, calibration, prompt, split, task, greedy, temperature, patience)
     return out
 
 
 def _group(
-    envs: list[TabletopEnv], seeds: list[int], policy: Model, judge: Model, calibration: Calibration,
-    prompt: Prompt, split: str, task: str | None, greedy: bool, temperature: float,
+    envs: list[TabletopEnv], seeds: list[int], policy: Model, judge: Model, calibration: Calibration | None,
+    prompt: Prompt, split: str, task: str | None, greedy: bool, temperature: float, patience: float,
 ) -> list[SimulatedEpisode]:  # fmt: skip
     contract = envs[0].contract
     random = torch.Generator().manual_seed(seeds[0])
     observations = [env.reset(seed, split, task) for env, seed in zip(envs, seeds, strict=True)]
     texts = [env.instruction for env in envs]
-    limits = [round(env.time_limit * contract.observation.rate) for env in envs]
+    limits = [round(patience * env.time_limit * contract.observation.rate) for env in envs]
     ids, mask = prompt(texts)
     count = len(envs)
     images: list[list[NDArray[np.uint8]]] = [[] for _ in envs]
@@ -62,7 +70,10 @@ def _group(
     tokens: list[list[NDArray[np.int16]]] = [[] for _ in envs]
     log_p: list[list[float]] = [[] for _ in envs]
     togo: list[list[float]] = [[] for _ in envs]
-    hits, detected, success = np.zeros(count, int), np.zeros(count, bool), np.zeros(count, bool)
+    distribution: list[list[NDArray[np.float32]]] = [[] for _ in envs]
+    truth = [[env.cell.truth()[0]] for env in envs]
+    detectors = [Detector(calibration) for _ in envs] if calibration else []
+    detected = np.zeros(count, bool)
     running = list(range(count))
     for step in range(max(limits) + 1):
         for i in running:
@@ -73,18 +84,23 @@ def _group(
             torch.from_numpy(np.stack([images[i][-1] for i in running])), ids[index], mask[index],
             torch.from_numpy(np.stack([states[i][-1] for i in running])),
         )  # fmt: skip
-        d, _ = steps_to_go_moments(judge.steps_to_go_head(judge.read(judge.encode(*batch))[1]).float())
-        drawn, chosen, _ = draw(policy.action_logits(policy.read(policy.encode(*batch))[0]), greedy, temperature, random)
+        act, togo_in = policy.read(policy.encode(*batch))
+        if judge is not policy:
+            togo_in = judge.read(judge.encode(*batch))[1]
+        logits = judge.steps_to_go_head(togo_in).float()
+        p, d = logits.softmax(-1).numpy(), steps_to_go_moments(logits)[0]
+        drawn, chosen, _ = draw(policy.action_logits(act), greedy, temperature, random)
         going = []
         for row, i in enumerate(running):
             togo[i].append(float(d[row]))
-            hits[i] = hits[i] + 1 if togo[i][-1] <= calibration.threshold else 0
-            detected[i] = hits[i] >= calibration.debounce and step > 0
+            distribution[i].append(p[row])
+            detected[i] = bool(detectors) and detectors[i].step(togo[i][-1]) and step > 0
             if detected[i] or step == limits[i]:
                 continue
             tokens[i].append(drawn[row].numpy().astype(np.int16))
             log_p[i].append(float(chosen[row]))
-            observations[i], success[i], _ = envs[i].step(tokens[i][-1][0])
+            observations[i], success, _ = envs[i].step(tokens[i][-1][0])
+            truth[i].append(success)
             going.append(i)
         running = going
         if not running:
@@ -95,7 +111,7 @@ def _group(
                 texts[i], np.stack(images[i][:-1]), np.stack(states[i][:-1]), np.stack(tokens[i]),
                 np.array(log_p[i], np.float32), np.array(togo[i], np.float32), np.ones(len(tokens[i]), bool),
             ),
-            bool(detected[i]), bool(success[i]),
+            bool(detected[i]), truth[i][-1], np.array(truth[i]), np.stack(distribution[i]),
         )
         for i in range(count)
     ]  # fmt: skip

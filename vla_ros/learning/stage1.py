@@ -23,9 +23,10 @@ from vla_ros.errors import VlaRosError
 from vla_ros.learning import sft
 from vla_ros.learning.data import Demonstrations, Inputs
 from vla_ros.policy import policy as checkpoint
-from vla_ros.policy.model import VlaConfig, VlaModel, steps_to_go_moments
+from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt, WordPrompt
+from vla_ros.progress import picture
 from vla_ros.progress.judge import Calibration, calibrate
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.collect import ExpertData, collect, grounding_samples
@@ -43,6 +44,7 @@ class Stage1Config:
     judge_noise: tuple[float, ...] = (0.25, 0.5, 0.8, 1.0)  # wide coverage: the judge must know states off the path
     grounding_pictures: int = 20000
     ground_seconds: float = 80.0
+    ground_steps: int = 10**6  # whichever comes first
     policy_seconds: float = 110.0
     judge_seconds: float = 130.0
     learning_rate: float = 1e-3
@@ -55,23 +57,28 @@ def ground(folder: Path, robot: str, c: Stage1Config, report: Report) -> None:
     """Pictures and phrases → a model that knows what the words point at."""
     half = 0.25  # of this phase's bar is rendering
     data = grounding_samples(robot, c.grounding_pictures, c.seed, progress=lambda k, n: report(half * k / n, {"pictures": k}))
+    model, prompt = fresh(robot, c.seed)
+    inputs = Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)
+    sft.ground(
+        model, inputs, torch.from_numpy(data.points), torch.from_numpy(data.positions[:, : model.config.ground_dim]),
+        sft.SftConfig(steps=c.ground_steps, seconds=c.ground_seconds, seed=c.seed),
+        lambda share, figures: report(half + (1 - half) * share, figures),
+    )  # fmt: skip
+    checkpoint.save(folder, model, prompt, {"stage": "ground", "pictures": len(data.images), "seed": c.seed})
+
+
+def fresh(robot: str, seed: int) -> tuple[VlaModel, WordPrompt]:
+    """The small model with random weights, in the shapes of a robot's contract, and how it reads the tasks' words."""
     contract = RobotContract.load(robot)
     prompt = WordPrompt.of(Tasks.load().vocabulary)
-    torch.manual_seed(c.seed)
+    torch.manual_seed(seed)
     language = {**VlaConfig().language, "vocab_size": len(prompt.tokenizer)}
     action = contract.action
     config = VlaConfig(
         language=language, robot=contract.robot, bins=action.bins, chunk=action.chunk,
         image_size=contract.observation.size, state_dim=len(contract.observation.state),
     )  # fmt: skip
-    model = VlaModel(config)
-    inputs = Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)
-    sft.ground(
-        model, inputs, torch.from_numpy(data.points), torch.from_numpy(data.positions[:, : config.ground_dim]),
-        sft.SftConfig(steps=10**6, seconds=c.ground_seconds, seed=c.seed),
-        lambda share, figures: report(half + (1 - half) * share, figures),
-    )  # fmt: skip
-    checkpoint.save(folder, model, prompt, {"stage": "ground", "pictures": len(data.images), "seed": c.seed})
+    return VlaModel(config), prompt
 
 
 def demonstrate(robot: str, c: Stage1Config, report: Report) -> tuple[Demonstrations, Demonstrations]:
@@ -120,6 +127,7 @@ def _train(
     checkpoint.save(folder, model, prompt, record)
     if not behaviour:
         calibration.save(folder)
+        picture.draw(calibration, folder / picture.PICTURE)
     return figures
 
 
@@ -129,11 +137,9 @@ def _inputs(data: Demonstrations, prompt: Prompt) -> Inputs:
 
 @torch.inference_mode()
 def calibration_of(model: Model, inputs: Inputs, data: Demonstrations) -> Calibration:
-    """Detector's threshold from held-out episodes."""
-    parts = [
-        steps_to_go_moments(model(*inputs[index])["steps_to_go"])[0] for index in torch.arange(len(data.steps_to_go)).split(256)
-    ]
-    return calibrate(torch.cat(parts).numpy().astype(np.float64), data.steps_to_go.astype(np.int64))
+    """Detector's levels, and the evidence for them, from held-out episodes."""
+    parts = [model(*inputs[index])["steps_to_go"].softmax(-1) for index in torch.arange(len(data.steps_to_go)).split(256)]
+    return calibrate(torch.cat(parts).numpy(), data.steps_to_go, data.episode)
 
 
 def save_demonstrations(path: Path, data: Demonstrations) -> None:

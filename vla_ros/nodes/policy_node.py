@@ -25,7 +25,7 @@ from vla_ros.msg import PolicyVersion as PolicyVersionMsg
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.main import run
-from vla_ros.policy import adapter
+from vla_ros.policy import adapter, engines
 from vla_ros.policy.policy import VlaPolicy, load
 from vla_ros.policy.store import WeightStore
 from vla_ros.robots.actions import ActionDecoder
@@ -43,6 +43,7 @@ class PolicyNode(Node):
         robot = self.declare_parameter("robot", "panda").value
         folder = Path(self.declare_parameter("policy", "").value)
         store = self.declare_parameter("store", "").value
+        engine = self.declare_parameter("engine", "eager").value
         self.temperature = self.declare_parameter("temperature", 1.0)
         torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
 
@@ -51,13 +52,14 @@ class PolicyNode(Node):
         self.decoder = ActionDecoder(self.contract, self.kinematics)
         model, prompt = load(folder, self.contract.robot)
         torch.manual_seed(0)
-        self.policy = VlaPolicy(adapter.add(model), prompt)
+        self.policy = VlaPolicy(model, prompt, engines.build(engine, adapter.add(model), prompt))
         self.store = WeightStore(Path(store)) if store else None
         self.version = PolicyVersionMsg(number=1, stage="sft", path=str(folder))
         self.instruction = Instruction()
         self._pending: tuple[PolicyVersionMsg, dict[str, Tensor]] | None = None
         self._probe: Observation | None = None  # last observation, on which a new version must behave
         self._homing_until = 0.0
+        self._decode = 0.0  # s that the last message took to become an observation
 
         self.diagnostics = Diagnostics(self, "policy")
         self.chunks = self.create_publisher(ActionChunkMsg, "/policy/chunk", qos.COMMAND)
@@ -70,7 +72,7 @@ class PolicyNode(Node):
             self._load(latest.number, latest.sha256)
             self._swap()
         self.active.publish(self.version)
-        self.get_logger().info(f"policy of {folder.name} ready, version {self.version.number}")
+        self.get_logger().info(f"policy of {folder.name} ready, version {self.version.number}, engine {engine}")
 
     def _on_instruction(self, message: Instruction) -> None:
         self.instruction = message
@@ -84,7 +86,9 @@ class PolicyNode(Node):
             self._swap()
         except VlaRosError as error:
             self._refused(error)
+        start = time.perf_counter()
         self._probe = convert.observation(message)
+        self._decode = time.perf_counter() - start
         self._answer(self._probe)
 
     def _answer(self, observation: Observation) -> None:
@@ -111,8 +115,11 @@ class PolicyNode(Node):
             observation.images[camera], self.instruction.text, proprio_state(self.contract, tip),
             self.instruction.greedy, temperature,
         )  # fmt: skip
+        drawn = time.perf_counter()
         rows = self.decoder.decode(decision.tokens, tip, joints.position)
-        total = time.perf_counter() - start
+        end = time.perf_counter()
+        post = decision.post + end - drawn
+        preprocess = end - start - decision.model - post
         period = 1 / self.contract.observation.rate
         self._publish(
             ActionChunk(
@@ -121,9 +128,11 @@ class PolicyNode(Node):
                 episode_id=self.instruction.episode_id, tokens=decision.tokens,
                 log_probability=decision.log_probability,
             ),
-            [decision.latency * 1e3, (total - decision.latency) * 1e3],
+            [(self._decode + preprocess) * 1e3, decision.model * 1e3, post * 1e3],
         )  # fmt: skip
-        self.diagnostics.sample("latency", total)
+        split = {"decode": self._decode, "preprocess": preprocess, "model": decision.model, "post": post, "latency": end - start}
+        for name, seconds in split.items():
+            self.diagnostics.sample(name, seconds)
 
     def _home(self, observation: Observation) -> None:
         """One scripted chunk to the home pose; it passes the same safety filter as the policy's."""
@@ -180,7 +189,7 @@ class PolicyNode(Node):
         start = time.perf_counter()
         (version, weights), self._pending = self._pending, None
         previous = {name: tensor.detach().clone() for name, tensor in adapter.state(self.policy.model).items()}
-        adapter.swap(self.policy.model, weights)
+        self.policy.engine.swap(weights)
         pause = time.perf_counter() - start
         if self._probe is not None and self.instruction.text:
             camera = self.contract.observation.cameras[0]
@@ -189,7 +198,7 @@ class PolicyNode(Node):
             try:
                 self.policy.infer(self._probe.images[camera], self.instruction.text, state, greedy=True)
             except VlaRosError as error:
-                adapter.swap(self.policy.model, previous)
+                self.policy.engine.swap(previous)
                 running = self.version.number
                 raise VlaRosError(f"version {version.number} refused, version {running} stays: {error}") from error
         self.version = version

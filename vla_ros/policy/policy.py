@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from vla_ros.errors import VlaRosError
+from vla_ros.policy.engines import Eager, image_shape
 from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.prompt import Prompt, WordPrompt
 from vla_ros.policy.vlm import VlmConfig, VlmModel, VlmPrompt
@@ -39,12 +40,17 @@ class Decision:
     tokens: NDArray[np.int16]  # [chunk, action_dim]
     log_probability: float
     entropy: float  # nat, mean over tokens
-    latency: float  # s in the model
+    preprocess: float  # s from frame and words to tensors
+    model: float  # s in the engine
+    post: float  # s from logits to tokens
 
 
-def save(folder: Path, model: Model, prompt: Prompt, record: Mapping[str, object]) -> None:
-    """Write a checkpoint: config.json, model.safetensors, tokenizer, and `training.json` with how it came about."""
-    model.save_pretrained(folder)
+def save(
+    folder: Path, model: Model, prompt: Prompt, record: Mapping[str, object], weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint: config.json, model.safetensors (`weights`; default the model's own), tokenizer, and
+    `training.json` with how it came about."""
+    model.save_pretrained(folder, state_dict=weights)
     prompt.tokenizer.save_pretrained(folder)
     (Path(folder) / "training.json").write_text(json.dumps(record, indent=1))
 
@@ -117,18 +123,18 @@ class Words:
 
 def inputs(image: NDArray[np.uint8], model: Model) -> Tensor:
     """[1, (cameras,) H, W, 3] uint8; refuses another size than the checkpoint's."""
-    cameras = getattr(model.config, "cameras", 1)
-    expected = (*((cameras,) if cameras > 1 else ()), *model.config.image_size, 3)
+    expected = image_shape(model)
     if image.shape != expected or image.dtype != np.uint8:
         raise VlaRosError(f"image is {image.shape} {image.dtype}, the policy expects {expected} uint8")
     return torch.from_numpy(image.copy())[None]  # a view on a received message is read-only, which torch warns about
 
 
 class VlaPolicy:
-    """Input transforms → model → output transforms."""
+    """Input transforms → model → output transforms. `engine` runs the model; engines.build makes others than eager."""
 
-    def __init__(self, model: Model, prompt: Prompt) -> None:
+    def __init__(self, model: Model, prompt: Prompt, engine: Eager | None = None) -> None:
         self.model = model.eval()
+        self.engine = engine or Eager(model)
         self._words = Words(prompt)
         self._random = torch.Generator()
 
@@ -145,14 +151,17 @@ class VlaPolicy:
         Raises:
             VlaRosError: wrong image size, unknown words, or a network that answers with NaN.
         """
+        start = time.perf_counter()
         pixels = inputs(image, self.model)
         ids, mask = self._words(text)
-        start = time.perf_counter()
-        act, _ = self.model.read(self.model.encode(pixels, ids, mask, torch.from_numpy(state)[None]))
-        logits = self.model.action_logits(act)[0]
-        latency = time.perf_counter() - start
-        tokens, log_probability, entropy = draw(logits, greedy, temperature, self._random)
-        return Decision(tokens.numpy().astype(np.int16), float(log_probability), float(entropy), latency)
+        ready = time.perf_counter()
+        logits, _ = self.engine(pixels, ids, mask, torch.from_numpy(state)[None])
+        answered = time.perf_counter()
+        drawn, log_probability, entropy = draw(logits[0], greedy, temperature, self._random)
+        tokens = drawn.numpy().astype(np.int16)
+        return Decision(
+            tokens, float(log_probability), float(entropy), ready - start, answered - ready, time.perf_counter() - answered
+        )
 
 
 def draw(logits: Tensor, greedy: bool, temperature: float, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,81 @@
+"""Recorded episodes: look at them, check them, put them together, and to and from LeRobot's format.
+
+examples:
+  vla-ros episodes list runs/latest/episodes                      one line per episode
+  vla-ros episodes show latest                                    topics, rates, gaps and the curve of steps-to-go
+  vla-ros episodes check runs/latest/episodes                     every fault with file, topic and frame
+  vla-ros episodes split runs/latest/episodes --out data --share 0.1 --seed 1     data/train and data/held_out, whole episodes
+  vla-ros episodes merge monday tuesday --out week                copies recordings and labels into one folder
+  vla-ros episodes export week --format lerobot --out week_lerobot    LeRobotDataset v3.0
+  vla-ros episodes import aloha_set --robot aloha --out demos     a v3.0 set as recordings (demonstrations)
+
+`check` takes recordings, folders of them and LeRobot sets. `export` and `import` stop at the first faulty episode;
+--skip-bad leaves faulty ones out, lists and counts them.
+
+exit status: 0 done; 1 check has found something, or export/import left episodes out; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One verb each; their modules are imported when they are used."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|check|merge|split|export|import")
+    listing = verbs.add_parser("list", help="a table of a folder's episodes")
+    listing.add_argument("folder", type=Path, help="recordings (*.mcap) in it and below it")
+    show = verbs.add_parser("show", help="one episode in detail")
+    show.add_argument("episode", help="path of an .mcap, or `latest` or an episode id under <runs>/latest/episodes")
+    show.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
+    show.add_argument("--plot", type=Path, metavar="PNG", help="steps-to-go and rewards as a picture")
+    check = verbs.add_parser("check", help="faults of recordings or LeRobot sets")
+    check.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="*.mcap, a folder of them, or a LeRobot set")
+    check.add_argument("--robot", default="", help="contract; default: as the recording says")
+    check.add_argument("--json", action="store_true", help="findings as JSON")
+    merge = verbs.add_parser("merge", help="copy the episodes of several folders into one")
+    merge.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="recordings in them and below them")
+    merge.add_argument("--out", type=Path, required=True, help="new folder")
+    split = verbs.add_parser("split", help="copy a folder's episodes into <out>/train and <out>/held_out")
+    split.add_argument("folder", type=Path, help="recordings in it and below it")
+    split.add_argument("--out", type=Path, required=True, help="new folder")
+    split.add_argument("--share", type=float, default=0.1, help="of the episodes that are held out (0.1)")
+    split.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    export = verbs.add_parser("export", help="recordings to a LeRobot set")
+    export.add_argument("folder", type=Path, help="recordings in it and below it, all of one robot")
+    export.add_argument("--format", choices=("lerobot",), default="lerobot", help="LeRobotDataset v3.0 (lerobot)")
+    export.add_argument("--images", action="store_true", help="PNG instead of video: larger, exactly equal")
+    imported = verbs.add_parser("import", help="a LeRobot v3.0 set to recordings")
+    imported.add_argument("folder", type=Path, help="root of the set")
+    for verb in (export, imported):
+        verb.add_argument("--out", type=Path, required=True, help="new folder")
+        verb.add_argument("--robot", default="", help="contract; default: as the recordings or the set say")
+        verb.add_argument("--skip-bad", action="store_true", help="leave out faulty episodes, list and count them")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    if args.verb == "list":
+        from vla_ros.cli.episodes import listing
+
+        return listing.run(args.folder)
+    if args.verb == "show":
+        from vla_ros.cli.episodes import show
+
+        return show.run(args.episode, args.runs, args.plot)
+    if args.verb == "check":
+        from vla_ros.cli.episodes import check
+
+        return check.run(args.paths, args.robot, args.json)
+    if args.verb in ("merge", "split"):
+        from vla_ros.cli.episodes import copies
+
+        if args.verb == "merge":
+            return copies.merge(args.folders, args.out)
+        return copies.split(args.folder, args.out, args.share, args.seed)
+    from vla_ros.cli.episodes import lerobot
+
+    if args.verb == "export":
+        return lerobot.export(args.folder, args.out, args.robot, not args.images, args.skip_bad)
+    return lerobot.import_set(args.folder, args.out, args.robot, args.skip_bad)

@@ -1,0 +1,203 @@
+"""`vla-ros train sft`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vla_ros.episodes.data import EpisodeData, load_episode
+from vla_ros.errors import VlaRosError
+from vla_ros.learning import data as demonstrations
+from vla_ros.learning.data import Demonstrations
+from vla_ros.learning.stage1 import load_demonstrations
+from vla_ros.learning.supervised import SupervisedConfig, Trainer
+from vla_ros.policy import adapter
+from vla_ros.policy import policy as checkpoint
+from vla_ros.policy.model import VlaConfig, VlaModel
+from vla_ros.policy.policy import Model
+from vla_ros.policy.prompt import Prompt, WordPrompt
+from vla_ros.policy.vlm import VlmModel, VlmPrompt, memory
+from vla_ros.robots.contract import RobotContract
+
+SMALL = "small"
+LOG = "log.jsonl"
+GIB = 1024.0**3
+console = Console(stderr=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
+    contract = RobotContract.load(args.robot)
+    data = read(args.data, contract, args.skip_bad)
+    given = {f.name: getattr(args, f.name) for f in fields(SupervisedConfig) if getattr(args, f.name, None) is not None}
+    config = SupervisedConfig(**given)
+    torch.manual_seed(config.seed)
+    model, prompt = build(args.policy, contract, data)
+    _choose(model, args.lora, args.targets)
+    if args.checkpointing:
+        model.gradient_checkpointing_enable()
+    trainer = Trainer(model, prompt, data, config, args.out)
+    if trainer.accelerator.is_main_process:
+        _tell(model, data, trainer)
+    if trainer.resume():
+        console.print(f"going on from step {trainer.step} of {args.out}")
+    figures = _follow(trainer, args.out)
+    if trainer.accelerator.is_main_process:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        print(f"{args.out}: {told}")
+    return 0
+
+
+def read(paths: list[Path], contract: RobotContract, skip_bad: bool) -> Demonstrations:
+    """All demonstrations of the paths.
+
+    Raises:
+        VlaRosError: a path with nothing in it, an episode that cannot be used (listed and left out with `skip_bad`), or a
+            size of pictures, states or actions that differs from the contract's.
+    """
+    sets, episodes, skipped = [], list[EpisodeData](), list[str]()
+    for path in paths:
+        if path.suffix == ".npz":
+            sets.append(load_demonstrations(path))
+            continue
+        files = sorted(path.rglob("*.mcap"))
+        if not files:
+            raise VlaRosError(f"--data {path}: found no *.mcap in it; expected a folder of recorded episodes or a .npz")
+        for file in files:
+            try:
+                episode = load_episode(file, contract)
+            except VlaRosError as error:
+                if not skip_bad:
+                    raise VlaRosError(f"{error}; --skip-bad leaves such episodes out") from error
+                skipped.append(str(error))
+                continue
+            if (episode.label or {"outcome": "success" if episode.success else ""})["outcome"] == "success":
+                episodes.append(episode)
+    for text in skipped:
+        console.print(f"skipped: {text}")
+    if skipped:
+        console.print(f"skipped {len(skipped)} episodes")
+    if episodes or not sets:
+        sets.append(demonstrations.of_episodes(episodes, contract))
+    data = demonstrations.together(sets)
+    _check(data, contract)
+    return data
+
+
+def _check(data: Demonstrations, contract: RobotContract) -> None:
+    wanted = {
+        "images": (*contract.observation.size, 3), "states": (len(contract.observation.state),),
+        "tokens": (contract.action.chunk, 2),
+    }  # fmt: skip
+    for name, shape in wanted.items():
+        if (found := getattr(data, name).shape[1:]) != shape:
+            raise VlaRosError(f"--data: {name}: found {found} a frame, expected {shape} ({contract.path})")
+    bad = ~np.isfinite(data.states).all(axis=1)
+    if bad.any():
+        frame = int(bad.argmax())
+        raise VlaRosError(f"--data: states: episode {data.episode[frame]}, frame {frame}: found {data.states[frame].tolist()}")
+    if data.tokens.min() < 0 or data.tokens.max() >= contract.action.bins:
+        found = f"{data.tokens.min()}..{data.tokens.max()}"
+        raise VlaRosError(f"--data: tokens: found {found}, expected 0..{contract.action.bins - 1} ({contract.path})")
+
+
+def build(source: str, contract: RobotContract, data: Demonstrations) -> tuple[Model, Prompt]:
+    """The model to train and how it reads instructions."""
+    shapes: dict[str, Any] = {
+        "image_size": contract.observation.size, "state_dim": len(contract.observation.state), "bins": contract.action.bins,
+        "chunk": contract.action.chunk, "robot": contract.robot,
+    }  # fmt: skip
+    if source == SMALL:
+        words = sorted({word for text in data.instructions for word in text.lower().split()})
+        own = WordPrompt.of(words)
+        language = {**VlaConfig().language, "vocab_size": len(own.tokenizer)}
+        return VlaModel(VlaConfig(language=language, **shapes)), own
+    about = Path(source) / "config.json"
+    if about.is_file() and json.loads(about.read_text()).get("model_type") in checkpoint.MODELS:
+        return checkpoint.load(Path(source), contract.robot)
+    from transformers import AutoTokenizer
+
+    try:
+        model = VlmModel.on(source, {**shapes, "cameras": 1})
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise VlaRosError(f"--policy {source}: {str(error).splitlines()[0]}; expected {SMALL}, a folder or a hub name") from error
+    return model, VlmPrompt(tokenizer, model.config.base_config(), 1)
+
+
+def _choose(model: Model, rank: int, targets: str) -> None:
+    """What is trained: all, or LoRA and what is not the base's."""
+    if rank:
+        adapter.add(model, rank, 2 * rank, targets or adapter.TARGETS)
+        inner = ("base.", "vision_tower.", "language_model.")
+        for name, p in model.named_parameters():
+            p.requires_grad_("lora_" in name or not name.startswith(inner))
+    for name, p in model.named_parameters():
+        if name.startswith("ground_head."):  # of pre-training
+            p.requires_grad_(False)
+
+
+def _tell(model: Model, data: Demonstrations, trainer: Trainer) -> None:
+    """What is about to be done, and the memory that it needs at least."""
+    everything = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    weights = f"{memory(model) / GIB:.2f} GiB for weights, gradients and optimiser"
+    frames = f"{data.images.nbytes / GIB:.2f} GiB for frames, activations besides"
+    episodes = len(set(data.episode.tolist()))
+    console.print(
+        f"{episodes} episodes, {len(data.images)} frames; {everything / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained; "
+        f"at least {weights}, {frames}; {trainer.accelerator.num_processes} x {trainer.accelerator.device}"
+    )
+
+
+def _follow(trainer: Trainer, out: Path) -> dict[str, float]:
+    """Trains with a progress bar, a log, and TensorBoard where it is installed."""
+    if not trainer.accelerator.is_main_process:
+        return trainer.run(lambda step, figures: None)
+    out.mkdir(parents=True, exist_ok=True)
+    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    write = _tensorboard(out)
+    with (
+        (out / LOG).open("a", encoding="utf-8") as log,
+        Progress(*bar, TextColumn("{task.fields[told]}"), console=console) as progress,
+    ):
+        task = progress.add_task("stage 1", total=trainer.config.steps, completed=trainer.step, told="")
+
+        def report(step: int, f: dict[str, float]) -> None:
+            losses = f"action {f['action']:.3f}  steps-to-go {f['steps_to_go']:.3f}"
+            progress.update(task, completed=step, told=f"{f['samples_per_second']:.0f} frames/s  {losses}")
+            evaluated = "held_out_loss" in f
+            if step % 10 == 0 or evaluated:
+                log.write(json.dumps({"step": step, **f}) + "\n")
+                log.flush()
+                write(step, f)
+            if evaluated:
+                near, off = f["held_out_action_within_one_bin"], f["held_out_steps_to_go_error"]
+                told = f"held-out loss {f['held_out_loss']:.4f}, action within one bin {near:.1%}, steps-to-go off by {off:.2f}"
+                progress.console.print(f"step {step}: {told}")
+
+        return trainer.run(report)
+
+
+def _tensorboard(out: Path) -> Callable[[int, dict[str, float]], None]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return lambda step, figures: None
+    writer = SummaryWriter(str(out / "tensorboard"))
+
+    def write(step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, step)
+
+    return write

@@ -1,0 +1,94 @@
+"""An episode of a LeRobot set as a recording of ours: for `vla-ros episodes`, and for `vla-ros safety replay`, which tells
+what a safety envelope would have changed in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_ros.episodes.check import DEMONSTRATION
+from vla_ros.episodes.data import CHUNK, OBSERVATION
+from vla_ros.episodes.definitions import typestore
+from vla_ros.episodes.lerobot import LeRobotEpisode
+from vla_ros.episodes.lerobot_meta import JOINTS, SUCCESS
+from vla_ros.episodes.writer import EpisodeWriter
+from vla_ros.errors import VlaRosError
+from vla_ros.robots.contract import RobotContract
+from vla_ros.types import JOINT_POSITION, Image
+
+FIRST_STAMP = 1.0  # s, of the first frame where the set does not tell when it was recorded; 0 means "no time" in ROS
+
+
+def write_demonstration(folder: Path, episode: LeRobotEpisode, contract: RobotContract) -> Path:
+    """Writes <folder>/<id>.mcap with /observation and /policy/chunk (one row: the action), and returns its path.
+
+    Images are brought to the contract's size. The set holds no joint velocities: that field stays empty.
+
+    Raises:
+        VlaRosError: the actions are no joint positions, a video is damaged, or the file exists.
+    """
+    if contract.action.semantics != "joint_position":
+        raise VlaRosError(
+            f"{contract.path}: action.semantics: found {contract.action.semantics}, expected joint_position: only such "
+            "actions can be written as commands for the joints"
+        )
+    name = str(episode.ours.get("episode_id") or f"episode-{episode.index:06d}")
+    start, period = float(episode.ours.get("start", FIRST_STAMP)), 1.0 / contract.observation.rate
+    positions = episode.others.get(JOINTS, episode.states)
+    metadata = {key: str(value) for key, value in episode.ours.get("metadata", {}).items()}
+    metadata |= {"episode_id": name, "robot": contract.robot, "instruction": episode.instruction, "kind": DEMONSTRATION}
+    if SUCCESS in episode.others:
+        metadata["outcome"] = "success" if bool(episode.others[SUCCESS].any()) else "failure"
+    writer = EpisodeWriter(folder / f"{name}.mcap", metadata)
+    try:
+        with writer:
+            for step, images in enumerate(episode.frames(contract.observation.size)):
+                stamp = start + step * period
+                _write(writer, OBSERVATION, "Observation", stamp, _observation(stamp, images, positions[step], contract))
+                _write(writer, CHUNK, "ActionChunk", stamp, _chunk(stamp, period, episode.actions[step], name, contract))
+    except VlaRosError:
+        writer.part.unlink(missing_ok=True)  # it can be made again from the set
+        raise
+    return writer.path
+
+
+def _write(writer: EpisodeWriter, topic: str, name: str, stamp: float, fields: dict[str, Any]) -> None:
+    full = f"vla_ros/msg/{name}"
+    store = typestore()
+    writer.write(topic, full, bytes(store.serialize_cdr(store.types[full](**fields), full)), round(stamp * 1e9))
+
+
+def _observation(stamp: float, images: dict[str, Image], position: np.ndarray, contract: RobotContract) -> dict[str, Any]:
+    return {
+        "header": _header(stamp), "cameras": list(images),
+        "images": [_image(stamp, image, contract.cameras[name].frame) for name, image in images.items()],
+        "joint_names": list(contract.joints), "position": position.astype(np.float64), "velocity": np.zeros(0), "skew": 0.0,
+    }  # fmt: skip
+
+
+def _chunk(stamp: float, period: float, action: np.ndarray, name: str, contract: RobotContract) -> dict[str, Any]:
+    return {
+        "header": _header(stamp + period, contract.robot), "observation_stamp": _time(stamp), "period": period,
+        "joint_names": list(contract.joints), "semantics": JOINT_POSITION, "rows": 1, "data": action.astype(np.float64),
+        "policy_version": 0, "episode_id": name, "action_tokens": np.zeros(0, np.int16), "log_probability": 0.0,
+        "latency_ms": np.zeros(0, np.float32),
+    }  # fmt: skip
+
+
+def _image(stamp: float, image: Image, frame: str) -> Any:
+    height, width = image.shape[:2]
+    return typestore().types["sensor_msgs/msg/Image"](
+        header=_header(stamp, frame), height=height, width=width, encoding="rgb8", is_bigendian=0, step=3 * width,
+        data=np.ascontiguousarray(image).ravel(),
+    )  # fmt: skip
+
+
+def _header(stamp: float, frame: str = "") -> Any:
+    return typestore().types["std_msgs/msg/Header"](stamp=_time(stamp), frame_id=frame)
+
+
+def _time(stamp: float) -> Any:
+    seconds, nanoseconds = divmod(round(stamp * 1e9), 1_000_000_000)
+    return typestore().types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)

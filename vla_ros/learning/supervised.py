@@ -1,0 +1,296 @@
+"""Stage 1 of any policy on any demonstrations: one process or many by `accelerate`, resumable to the same result.
+
+    L = -log p(a_t | o_t, g) - log p(T - t | o_t, g)                                     (arXiv 2509.15155, section 2.1)
+
+Which frames a step sees, and how they are augmented, depends on seed and step only. So a run that was killed goes on from
+its last state to the same weights, bit for bit where the arithmetic is (one process on a CPU).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot, pad
+
+from vla_ros.errors import VlaRosError
+from vla_ros.learning import sft
+from vla_ros.learning.data import Demonstrations, Inputs, batches
+from vla_ros.policy import adapter
+from vla_ros.policy import policy as checkpoint
+from vla_ros.policy.policy import Model
+from vla_ros.policy.prompt import Prompt
+
+Report = Callable[[int, dict[str, float]], None]  # step, figures
+STATE = "state.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+
+
+@dataclass(frozen=True)
+class SupervisedConfig:
+    steps: int = 4000
+    batch: int = 64  # frames per optimiser step, of all processes and accumulated parts together
+    accumulate: int = 1  # parts that a process takes its share of a batch in
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: int = 50  # steps
+    clip: float = 1.0  # gradient norm
+    label_sigma: float = 1.0  # bins
+    ema: float = 0.999  # of the weights that are evaluated and kept; 0: the last ones
+    shift: float = 0.03  # share of the picture's edge by which it is moved at random
+    light: float = 0.2  # brightness and contrast at random, share
+    held_out: float = 0.1  # share of episodes
+    evaluate_every: int = 250  # steps; the state is written as often
+    patience: int = 6  # evaluations without a better one after which training stops; 0: never
+    precision: str = "no"  # no | bf16 | fp16
+    seed: int = 0
+
+    def check(self) -> None:
+        """
+        Raises:
+            VlaRosError: a value that cannot be.
+        """
+        for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("evaluate_every", 1), ("patience", 0)):
+            if getattr(self, name) < least:
+                raise VlaRosError(f"training: {name}: found {getattr(self, name)}, expected at least {least}")
+        for name in ("ema", "held_out", "shift", "light"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise VlaRosError(f"training: {name}: found {getattr(self, name)}, expected 0 <= {name} < 1")
+
+
+def augment(images: Tensor, c: SupervisedConfig, generator: torch.Generator) -> Tensor:
+    """Every picture of [B, (cameras,) H, W, 3] uint8 moved (edges repeated), and its light changed, each in its own way."""
+    height, width = images.shape[-3:-1]
+    pictures = images.reshape(-1, height, width, 3).permute(0, 3, 1, 2).float()
+    count, reach = len(pictures), max(round(c.shift * max(height, width)), 0)
+    if reach:
+        padded = pad(pictures, (reach,) * 4, mode="replicate")
+        dy, dx = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
+        rows, columns = dy + torch.arange(height), dx + torch.arange(width)
+        pictures = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if c.light:
+        change = 1 + c.light * (2 * torch.rand((2, count, 1, 1, 1), generator=generator) - 1)
+        mean = pictures.mean((1, 2, 3), keepdim=True)
+        pictures = change[0] * ((pictures - mean) * change[1] + mean)
+    return pictures.round().clamp(0, 255).byte().permute(0, 2, 3, 1).reshape(images.shape)
+
+
+class Trainer:
+    """
+    Args:
+        folder: of the checkpoint; the state to resume from lies there until training has ended.
+
+    Raises:
+        VlaRosError: no demonstrations, or the folder holds a run of other settings or data.
+    """
+
+    def __init__(self, model: Model, prompt: Prompt, data: Demonstrations, c: SupervisedConfig, folder: Path) -> None:
+        c.check()
+        self.config, self.folder, self.prompt = c, Path(folder), prompt
+        self.training, self.held_out = data.split(c.held_out, c.seed)
+        if not len(self.training.images):
+            raise VlaRosError("training: found no episode besides the held-out ones, expected at least two")
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # of pre-training, or of the base's other uses
+        self.accelerator = Accelerator(mixed_precision=c.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+        self.plain = model
+        self._trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        parameters = [p for _, p in self._trained]
+        matrices, others = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=c.learning_rate
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self._average = [p.detach().clone() for p in parameters]
+        self.step, self._best, self._since = 0, math.inf, 0
+        self._inputs, self._labels = _prepared(self.training, prompt), _Labels(self.training, model, c.label_sigma)
+        self._key = json.dumps({**asdict(c), "frames": len(data.images), "episodes": len(set(data.episode.tolist()))})
+
+    def resume(self) -> bool:
+        """Goes on from the folder's state; False if there is none."""
+        path = self.folder / STATE
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["run"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise VlaRosError(f"{path}: cannot be read: {error}; remove it to begin anew") from error
+        if about["key"] != self._key:
+            raise VlaRosError(f"{path}: is of another run: found {about['key']}, expected {self._key}; take another --out")
+        self.step, self._best, self._since = about["step"], about["best"], about["since"]
+        with torch.no_grad():
+            for k, (name, p) in enumerate(self._trained):
+                p.copy_(tensors[f"weight.{name}"])
+                self._average[k].copy_(tensors[f"average.{name}"])
+                moments = {key: tensors[f"{key}.{name}"].to(p.device) for key in MOMENTS}
+                self.optimizer.state[p] = {"step": torch.tensor(float(self.step)), **moments}
+            for name, buffer in self._buffers():
+                buffer.copy_(tensors[f"buffer.{name}"])
+        return True
+
+    def _buffers(self) -> list[tuple[str, Tensor]]:
+        """What training changes besides weights: the statistics of batch normalisation."""
+        kept = self.plain.state_dict().keys()
+        return [(name, buffer) for name, buffer in self.plain.named_buffers() if name in kept]
+
+    def run(self, report: Report) -> dict[str, float]:
+        """Trains to the end; returns the best evaluation's figures. The checkpoint in the folder is that one's."""
+        c = self.config
+        order = batches(len(self.training.images), c.batch, torch.Generator().manual_seed(c.seed))
+        figures = self._load_figures()
+        started, began, mean = time.monotonic(), self.step, dict[str, float]()
+        self.model.train()
+        for index in islice(order, self.step, c.steps):
+            for name, value in self._update(index).items():
+                mean[name] = 0.95 * mean.get(name, value) + 0.05 * value
+            self.step += 1
+            rate = (self.step - began) * c.batch / (time.monotonic() - started)
+            told = {**mean, "samples_per_second": rate, "learning_rate": self._rate()}
+            if self.step % c.evaluate_every == 0 or self.step == c.steps:
+                found = self.evaluate()
+                told |= {f"held_out_{name}": value for name, value in found.items()}
+                better = found["loss"] < self._best
+                self._best, self._since = (found["loss"], 0) if better else (self._best, self._since + 1)
+                if better:
+                    figures = found
+                    self._keep(figures)
+                self._write_state()
+            report(self.step, told)
+            if c.patience and self._since >= c.patience:
+                break
+        self.model.eval()
+        return figures
+
+    def _update(self, index: Tensor) -> dict[str, float]:
+        """One optimiser step on the frames `index`, of which this process takes its share."""
+        c, generator = self.config, torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        # The mean is over all frames of all processes, however they are split; accelerate averages over processes.
+        whole, processes = self._labels.counts(index), self.accelerator.num_processes
+        parts = index.tensor_split(processes)[self.accelerator.process_index].chunk(c.accumulate)
+        for k, part in enumerate(parts):
+            images, *others = self._inputs[part]
+            moved = [t.to(self.accelerator.device) for t in (augment(images, c, generator), *others)]
+            with self.accelerator.no_sync(self.model) if k < len(parts) - 1 else nullcontext():
+                with self.accelerator.autocast():
+                    out = self.model(*moved)
+                losses = self._labels.losses(out, part, whole)
+                self.accelerator.backward(processes * sum(losses.values(), torch.zeros((), device=self.accelerator.device)))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + processes * float(value.detach())
+        gradient = self.accelerator.clip_grad_norm_(self.model.parameters(), c.clip)
+        if not math.isfinite(float(gradient)):
+            raise VlaRosError(f"training: step {self.step}: the gradient is not finite; lower --lr or use --precision no")
+        self.optimizer.step()
+        decay = min(c.ema, (1 + self.step) / (10 + self.step))  # at the start the average would be of random weights
+        torch._foreach_lerp_(self._average, [p.detach() for _, p in self._trained], 1.0 - decay)
+        return {**sums, "gradient": float(gradient)}
+
+    def _rate(self) -> float:
+        c = self.config
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / c.steps))
+        return c.learning_rate * min(1.0, (self.step + 1) / c.warmup) * (0.02 + 0.98 * cosine)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Loss and figures of the averaged weights on the held-out episodes."""
+        data, inputs = self.held_out, _prepared(self.held_out, self.prompt)
+        labels = _Labels(data, self.plain, self.config.label_sigma)
+        whole, loss = labels.counts(torch.arange(len(data.images))), 0.0
+        with self._averaged(), self.accelerator.autocast():
+            self.plain.eval()
+            for index in torch.arange(len(data.images)).split(self.config.batch):
+                out = self.plain(*(t.to(self.accelerator.device) for t in inputs[index]))
+                loss += float(sum(labels.losses(out, index, whole).values()))
+            figures = sft.evaluate(self.plain, inputs, data)
+            self.model.train()
+        return {"loss": loss, **figures}
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights in the model."""
+        live: list[Tensor] = [p for _, p in self._trained]
+        kept = [p.detach().clone() for p in live]
+        try:
+            with torch.no_grad():
+                torch._foreach_copy_(live, self._average)
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(live, kept)
+
+    def _keep(self, figures: dict[str, float]) -> None:
+        """Writes the checkpoint."""
+        if self.accelerator.is_main_process:
+            record = {"stage": "sft", "step": self.step, **asdict(self.config), **figures}
+            with self._averaged():
+                checkpoint.save(self.folder, self.plain, self.prompt, record, adapter.merged(self.plain))
+
+    def _load_figures(self) -> dict[str, float]:
+        """Those of the checkpoint that the run was resumed with."""
+        if not self.step or not math.isfinite(self._best):
+            return {}
+        record = json.loads((self.folder / "training.json").read_text())
+        settings = asdict(self.config).keys() | {"stage", "step"}
+        return {name: value for name, value in record.items() if name not in settings}
+
+    def _write_state(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"buffer.{name}": buffer for name, buffer in self._buffers()}
+        for (name, p), average in zip(self._trained, self._average, strict=True):
+            moments = self.optimizer.state[p]
+            tensors |= {f"weight.{name}": p.detach(), f"average.{name}": average}
+            tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS}
+        about = {"key": self._key, "step": self.step, "best": self._best, "since": self._since}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f"{STATE}.part"
+        save_file({name: t.contiguous() for name, t in tensors.items()}, part, {"run": json.dumps(about)})
+        part.replace(self.folder / STATE)
+
+
+class _Labels:
+    """What the network is asked about every frame."""
+
+    def __init__(self, data: Demonstrations, model: Model, sigma: float) -> None:
+        self._tokens = torch.from_numpy(data.tokens).long()
+        self._acting = torch.from_numpy(data.steps_to_go > 0)  # the final observation has no action
+        last = model.config.steps_to_go_bins - 1
+        togo = torch.from_numpy(data.steps_to_go).long().clamp(max=last)
+        self._togo = sft.soft_labels(togo, last + 1, sigma)
+        self._togo[togo == 0] = one_hot(torch.tensor(0), last + 1).float()  # the success detector's bin is sharp
+        self._bins, self._sigma = model.config.bins, sigma
+
+    def counts(self, index: Tensor) -> tuple[int, int]:
+        """Answers that are asked for: actions, steps-to-go."""
+        return max(int(self._acting[index].sum()) * self._tokens[0].numel(), 1), len(index)
+
+    def losses(self, out: dict[str, Tensor], index: Tensor, whole: tuple[int, int]) -> dict[str, Tensor]:
+        """Cross-entropies of the frames `index`, as shares of the means over `whole` counts()."""
+        keep = self._acting[index]
+        device = out["action"].device
+        wanted = sft.soft_labels(self._tokens[index][keep], self._bins, self._sigma).to(device)
+        action = out["action"][keep.to(device)].flatten(0, 2)
+        return {
+            "action": cross_entropy(action, wanted.flatten(0, 2), reduction="sum") / whole[0],
+            "steps_to_go": cross_entropy(out["steps_to_go"], self._togo[index].to(device), reduction="sum") / whole[1],
+        }
+
+
+def _prepared(data: Demonstrations, prompt: Prompt) -> Inputs:
+    return Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)
