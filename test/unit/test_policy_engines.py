@@ -19,7 +19,9 @@ from vla_ros.policy.engines import TOLERANCE, Eager, Inputs, build, difference
 from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.policy import VlaPolicy
 
-COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+COMPILER = pytest.mark.skipif(
+    not shutil.which("g++") or " " in torch.__file__, reason="torch.compile needs a C++ compiler and a path without spaces"
+)
 
 
 class Line(nn.Module):
@@ -152,7 +154,7 @@ def test_wrong_answers_are_refused_with_the_difference(monkeypatch: pytest.Monke
             engines.check(name, Deaf(model), engines.examples(model, checkpoints.prompt()))
 
 
-def test_what_cannot_be_built_is_refused_by_name() -> None:
+def test_what_cannot_be_built_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompt = checkpoints.model(), checkpoints.prompt()
     with pytest.raises(VlaRosError, match="engine: found 'tensorrt', expected one of eager, compiled, onnx, int8"):
         build("tensorrt", model, prompt)
@@ -161,5 +163,9 @@ def test_what_cannot_be_built_is_refused_by_name() -> None:
         pytest.raises(VlaRosError, match=r"engine compiled: found no C\+\+ compiler"),
     ):
         build("compiled", model, prompt)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__file__", "/a folder/torch/__init__.py")
+        with pytest.raises(VlaRosError, match="cannot link where the path has a space: /a folder/torch"):
+            build("compiled", model, prompt)
     with pytest.raises(VlaRosError, match=r"engine onnx: found weights of torch.bfloat16, expected torch.float32"):
         build("onnx", adapter.add(checkpoints.model().to(torch.bfloat16)), prompt)

@@ -60,6 +60,11 @@ class Compiled(Eager):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
+        if " " in torch.__file__:  # its call of the linker does not quote the path
+            raise VlaRosError(
+                f"engine compiled: torch.compile cannot link where the path has a space: {torch.__file__}; expected an "
+                "environment without one, or engine onnx"
+            )
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
 
