@@ -159,9 +159,11 @@ def test_what_cannot_be_built_is_refused_by_name(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(VlaRosError, match="engine: found 'tensorrt', expected one of eager, compiled, onnx, int8"):
         build("tensorrt", model, prompt)
     with (
+        monkeypatch.context() as patch,
         torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
         pytest.raises(VlaRosError, match=r"engine compiled: found no C\+\+ compiler"),
     ):
+        patch.setattr(torch, "__file__", "/torch/__init__.py")
         build("compiled", model, prompt)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__file__", "/a folder/torch/__init__.py")
