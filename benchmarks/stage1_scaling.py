@@ -151,7 +151,7 @@ def run_cell(shared: Path, setup: Setup, cell: Cell) -> dict[str, Any]:
     start = checkpoint.load(grounded(shared, setup, cell.seed), ROBOT) if cell.pretrained else stage1.fresh(ROBOT, cell.seed)
     model, prompt = start
     settings = sft.SftConfig(steps=setup.steps, batch=setup.batch, learning_rate=setup.learning_rate, seed=cell.seed)
-    sft.clone(model, _inputs(data, prompt), data, settings, lambda share, figures: None)
+    sft.clone(model, data.inputs(prompt), data, settings, lambda share, figures: None)
     trained = time.monotonic()
     if cell == _practised(setup, cell.seed):
         checkpoint.save(shared / cell.name, model, prompt, {"stage": "sft", **asdict(cell)})
@@ -171,7 +171,7 @@ def run_judge(shared: Path, setup: Setup, config: JudgeSetup, seed: int) -> dict
         steps=config.steps, batch=setup.batch, learning_rate=config.learning_rate, behaviour_weight=0.0, frozen=config.frozen,
         seed=seed,
     )  # fmt: skip
-    sft.clone(judge, _inputs(training, prompt), training, settings, lambda share, figures: None)
+    sft.clone(judge, training.inputs(prompt), training, settings, lambda share, figures: None)
     policy, _ = checkpoint.load(shared / _practised(setup, seed).name, ROBOT)
     return {**_assess(policy, judge, prompt, held_out, setup), "seconds": round(time.monotonic() - began, 1)}
 
@@ -182,7 +182,7 @@ def _practised(setup: Setup, seed: int) -> Cell:
 
 def _assess(policy: Model, judge: Model, prompt: Prompt, held_out: Demonstrations, setup: Setup) -> dict[str, Any]:
     """Calibrations of the judge, and every evaluation episode of the policy as the judge saw it."""
-    p = _distributions(judge, _inputs(held_out, prompt))
+    p = _distributions(judge, held_out.inputs(prompt))
     pilot = _episodes(policy, judge, prompt, PILOT, setup.pilot, setup.patience)
     failed = [e.distribution for e in pilot if not e.truth.any()]
     calibrations = {"demonstrations": _calibrate(p, held_out, ()), "failures": _calibrate(p, held_out, failed)}
@@ -195,7 +195,7 @@ def _assess(policy: Model, judge: Model, prompt: Prompt, held_out: Demonstration
         }
         for k, e in enumerate(_episodes(policy, judge, prompt, FINAL, setup.scenes, setup.patience))
     ]  # fmt: skip
-    figures = sft.evaluate(judge, _inputs(held_out, prompt), held_out)
+    figures = sft.evaluate(judge, held_out.inputs(prompt), held_out)
     return {"held_out": figures, "failed_pilots": len(failed), "calibrations": calibrations, "episodes": episodes}
 
 
@@ -207,10 +207,6 @@ def _load(path: Path) -> Demonstrations:
 @functools.cache
 def _envs() -> list[TabletopEnv]:
     return [TabletopEnv(RobotContract.load(ROBOT)) for _ in range(ENVS)]
-
-
-def _inputs(data: Demonstrations, prompt: Prompt) -> Inputs:
-    return Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)
 
 
 @torch.inference_mode()

@@ -37,6 +37,10 @@ class Demonstrations:
         out = np.isin(self.episode, chosen)
         return self[~out], self[out]
 
+    def inputs(self, prompt: Prompt) -> Inputs:
+        """What a model takes of every frame."""
+        return Inputs.of(self.images, self.instruction, self.instructions, self.states, prompt)
+
     def __getitem__(self, index: NDArray[np.bool_]) -> Demonstrations:
         return Demonstrations(
             self.images[index], self.states[index], self.tokens[index], self.steps_to_go[index],

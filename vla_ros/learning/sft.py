@@ -48,6 +48,14 @@ def soft_labels(target: Tensor, bins: int, sigma: float) -> Tensor:
     return (-0.5 * (distance / sigma) ** 2).softmax(-1)
 
 
+def steps_to_go_labels(data: Demonstrations, bins: int, sigma: float) -> Tensor:
+    """Soft labels [N, bins] of every frame; the last bin is "that many or more"."""
+    togo = torch.from_numpy(data.steps_to_go).long().clamp(max=bins - 1)
+    labels = soft_labels(togo, bins, sigma)
+    labels[togo == 0] = one_hot(torch.tensor(0), bins).float()  # the success detector's bin is sharp
+    return labels
+
+
 def fit(model: Model, loss_of: Callable[[Tensor], dict[str, Tensor]], count: int, c: SftConfig, report: Report) -> None:
     """AdamW over index batches; the sum of the named losses is minimised."""
     generator = torch.Generator().manual_seed(c.seed)
@@ -105,10 +113,8 @@ def clone(model: Model, inputs: Inputs, data: Demonstrations, c: SftConfig, repo
     an update several times cheaper; then everything is trained.
     """
     tokens = torch.from_numpy(data.tokens).long()
-    togo = torch.from_numpy(data.steps_to_go).long().clamp(max=model.config.steps_to_go_bins - 1)
     acting = torch.from_numpy(data.steps_to_go > 0)
-    labels = soft_labels(togo, model.config.steps_to_go_bins, c.label_sigma)
-    labels[togo == 0] = one_hot(torch.tensor(0), model.config.steps_to_go_bins).float()  # the success detector's bin is sharp
+    labels = steps_to_go_labels(data, model.config.steps_to_go_bins, c.label_sigma)
 
     def losses(act: Tensor, togo_in: Tensor, index: Tensor) -> dict[str, Tensor]:
         out = {"steps_to_go": cross_entropy(model.steps_to_go_head(togo_in).float(), labels[index])}
@@ -132,13 +138,13 @@ def clone(model: Model, inputs: Inputs, data: Demonstrations, c: SftConfig, repo
         trunk = encode_all(model, inputs)
         left = c.seconds * c.frozen - (time.monotonic() - start)
         first = replace(c, steps=round(c.steps * c.frozen), seconds=max(left, 1e-9))
-        fit(model, of_trunk, len(togo), first, lambda share, figures: report(share * c.frozen, figures))
+        fit(model, of_trunk, len(labels), first, lambda share, figures: report(share * c.frozen, figures))
     if c.frozen < 1:
         rest = replace(
             c, steps=round(c.steps * (1 - c.frozen)), seconds=c.seconds * (1 - c.frozen),
             learning_rate=c.learning_rate * (c.tuning if c.frozen else 1.0),
         )  # fmt: skip
-        fit(model, of_frames, len(togo), rest, lambda share, figures: report(c.frozen + share * (1 - c.frozen), figures))
+        fit(model, of_frames, len(labels), rest, lambda share, figures: report(c.frozen + share * (1 - c.frozen), figures))
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from vla_ros.learning.data import Demonstrations, Inputs
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.policy import Model
-from vla_ros.policy.prompt import Prompt, WordPrompt
+from vla_ros.policy.prompt import WordPrompt
 from vla_ros.progress import picture
 from vla_ros.progress.judge import Calibration, calibrate
 from vla_ros.robots.contract import RobotContract
@@ -117,8 +117,8 @@ def _train(
     settings = sft.SftConfig(
         steps=10**6, seconds=seconds, learning_rate=c.learning_rate, behaviour_weight=behaviour, seed=c.seed, frozen=c.frozen
     )
-    sft.clone(model, _inputs(training, prompt), training, settings, report)
-    inputs = _inputs(held_out, prompt)
+    sft.clone(model, training.inputs(prompt), training, settings, report)
+    inputs = held_out.inputs(prompt)
     figures = sft.evaluate(model, inputs, held_out)
     if not behaviour:
         calibration = calibration_of(model, inputs, held_out)
@@ -129,10 +129,6 @@ def _train(
         calibration.save(folder)
         picture.draw(calibration, folder / picture.PICTURE)
     return figures
-
-
-def _inputs(data: Demonstrations, prompt: Prompt) -> Inputs:
-    return Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)
 
 
 @torch.inference_mode()

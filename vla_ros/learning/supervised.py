@@ -22,11 +22,11 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot, pad
+from torch.nn.functional import cross_entropy, pad
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import sft
-from vla_ros.learning.data import Demonstrations, Inputs, batches
+from vla_ros.learning.data import Demonstrations, batches
 from vla_ros.policy import adapter
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.policy import Model
@@ -113,7 +113,7 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self._average = [p.detach().clone() for p in parameters]
         self.step, self._best, self._since = 0, math.inf, 0
-        self._inputs, self._labels = _prepared(self.training, prompt), _Labels(self.training, model, c.label_sigma)
+        self._inputs, self._labels = self.training.inputs(prompt), _Labels(self.training, model, c.label_sigma)
         self._key = json.dumps({**asdict(c), "frames": len(data.images), "episodes": len(set(data.episode.tolist()))})
 
     def resume(self) -> bool:
@@ -209,7 +209,7 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Loss and figures of the averaged weights on the held-out episodes."""
-        data, inputs = self.held_out, _prepared(self.held_out, self.prompt)
+        data, inputs = self.held_out, self.held_out.inputs(self.prompt)
         labels = _Labels(data, self.plain, self.config.label_sigma)
         whole, loss = labels.counts(torch.arange(len(data.images))), 0.0
         with self._averaged(), self.accelerator.autocast():
@@ -270,10 +270,7 @@ class _Labels:
     def __init__(self, data: Demonstrations, model: Model, sigma: float) -> None:
         self._tokens = torch.from_numpy(data.tokens).long()
         self._acting = torch.from_numpy(data.steps_to_go > 0)  # the final observation has no action
-        last = model.config.steps_to_go_bins - 1
-        togo = torch.from_numpy(data.steps_to_go).long().clamp(max=last)
-        self._togo = sft.soft_labels(togo, last + 1, sigma)
-        self._togo[togo == 0] = one_hot(torch.tensor(0), last + 1).float()  # the success detector's bin is sharp
+        self._togo = sft.steps_to_go_labels(data, model.config.steps_to_go_bins, sigma)
         self._bins, self._sigma = model.config.bins, sigma
 
     def counts(self, index: Tensor) -> tuple[int, int]:
@@ -290,7 +287,3 @@ class _Labels:
             "action": cross_entropy(action, wanted.flatten(0, 2), reduction="sum") / whole[0],
             "steps_to_go": cross_entropy(out["steps_to_go"], self._togo[index].to(device), reduction="sum") / whole[1],
         }
-
-
-def _prepared(data: Demonstrations, prompt: Prompt) -> Inputs:
-    return Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)

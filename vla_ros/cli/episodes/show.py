@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vla_ros.cli.figure import save
 from vla_ros.cli.safety.recording import find
 from vla_ros.cli.safety.replay_command import console
 from vla_ros.episodes.check import JITTER, seconds
@@ -148,10 +149,4 @@ def draw(name: str, times: NDArray[np.float64], estimates: NDArray[np.float64], 
     upper.set_ylim(bottom=0)
     lower.bar(times[1:], rewards[1:], width=0.8 * float(np.diff(times).min()) if len(times) > 1 else 0.1, color="#7fb685")
     lower.set(xlabel="time [s]", ylabel="reward [steps]")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=110)
-    except OSError as error:
-        raise VlaRosError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        plt.close(figure)
+    save(figure, out)

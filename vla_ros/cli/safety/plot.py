@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from vla_ros.cli.figure import save
 from vla_ros.cli.safety.recording import prismatic
 from vla_ros.cli.safety.replay import Replay
-from vla_ros.errors import VlaRosError
 from vla_ros.types import Array, SafetyMode
 
 matplotlib.use("Agg")
@@ -74,13 +74,7 @@ def draw(result: Replay, figures: dict[str, Any], out: Path) -> None:
     strips[3].set_xlabel("time [s]")
     strips[3].set_xlim(0.0, max(duration, result.period))
     figure.suptitle(_title(result, figures), fontsize=11, x=0.01, ha="left")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=110)
-    except OSError as error:
-        raise VlaRosError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        plt.close(figure)
+    save(figure, out)
 
 
 def _title(result: Replay, figures: dict[str, Any]) -> str:
