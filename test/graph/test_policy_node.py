@@ -16,6 +16,7 @@ from checkpoints import Tiny, tiny_checkpoints  # noqa: F401
 from node_process import NodeProcess, spin_until
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from std_msgs.msg import Header
 from vla_ros.msg import ActionChunk, Instruction, Observation, PolicyVersion
 from vla_ros.srv import ActivatePolicy
 
@@ -91,18 +92,23 @@ def tune(store: WeightStore, seed: int, parent: int) -> int:
     return store.write(weights, parent, "self_improvement", {"seed": seed}).number
 
 
+@pytest.fixture(scope="module", params=["eager", "onnx"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> WeightStore:
+def store(engine: str, tmp_path_factory: pytest.TempPathFactory) -> WeightStore:
     store = WeightStore(tmp_path_factory.mktemp("store"))
     store.write(adapter.state(adapter.add(checkpoints.model())), 0, "sft", {})
     return store
 
 
 @pytest.fixture(scope="module")
-def cell(tiny: Tiny, store: WeightStore) -> Iterator[Cell]:
+def cell(tiny: Tiny, store: WeightStore, engine: str) -> Iterator[Cell]:
     rclpy.init()
     cell = Cell()
-    with NodeProcess("policy_node", policy=tiny.policy, store=store.folder) as process:
+    with NodeProcess("policy_node", engine=engine, policy=tiny.policy, store=store.folder) as process:
         try:
             cell.until(lambda: cell.active and cell.activation.service_is_ready(), "the node", 60.0)
             cell.until(lambda: cell.observations.get_subscription_count() and cell.instructions.get_subscription_count(), "it")
@@ -145,12 +151,21 @@ def test_a_chunk_answers_the_observation(cell: Cell) -> None:
 def test_the_same_seed_gives_the_same_actions(cell: Cell) -> None:
     runs = []
     for seed, greedy in ((5, False), (5, False), (6, False), (5, True), (6, True)):
-        cell.instruct(checkpoints.TEXT, seed=seed, greedy=greedy)
-        # The node has answered its last observation already; that draw belongs to the run and is the same in each.
+        cell.instruct(checkpoints.TEXT, seed=seed, greedy=greedy, header=Header(stamp=cell.get_clock().now().to_msg()))
         runs.append([list(cell.answer(k).action_tokens) for k in range(4)])
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
     assert runs[3] == runs[4]
+
+
+def test_the_scene_before_the_instruction_is_not_answered(cell: Cell) -> None:
+    cell.instruct("")
+    stamp = cell.look()
+    end = time.monotonic() + 0.05
+    cell.until(lambda: time.monotonic() > end, "arrival")
+    cell.instruct(checkpoints.TEXT, header=Header(stamp=convert.stamp(stamp + 0.001)))
+    cell.answer()
+    assert all(convert.seconds(c.observation_stamp) > stamp for c in cell.chunks)
 
 
 def test_what_it_cannot_use_is_not_answered(cell: Cell) -> None:

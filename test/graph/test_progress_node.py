@@ -13,6 +13,7 @@ from checkpoints import Tiny, tiny_checkpoints  # noqa: F401
 from node_process import NodeProcess, spin_until
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from std_msgs.msg import Header
 from vla_ros.msg import Instruction, Observation, Progress
 
 from vla_ros import types
@@ -112,13 +113,22 @@ def test_a_new_instruction_is_a_new_episode(cell: Cell) -> None:
     assert cell.judged(2).success
 
 
+def test_the_scene_before_the_instruction_is_not_judged(cell: Cell) -> None:
+    cell.heard.clear()
+    stamp = convert.stamp(cell.stamp + 0.05)
+    cell.instructions.publish(Instruction(text=checkpoints.TEXT, episode_id="e3", header=Header(stamp=stamp)))
+    cell.pause()
+    assert [m.episode_id for m in cell.heard] == []
+    assert cell.judged(0).episode_id == "e3"
+
+
 def test_what_it_cannot_judge_is_left_out(cell: Cell) -> None:
     cell.pause(0.1)
     cell.heard.clear()
     cell.look(0, height=32)
     cell.pause()
     assert cell.heard == []
-    assert cell.judged(0).episode_id == "e2"
+    assert cell.judged(0).episode_id == "e3"
     cell.instructions.publish(Instruction(mode=Instruction.HOME))
     cell.pause(0.2)
     cell.heard.clear()

@@ -117,3 +117,13 @@ def test_time_may_pass_when_everything_about_a_frame_was_heard() -> None:
     assert not monitor.complete(1.2)
     monitor.cancel()
     assert monitor.complete(1.2), "an ended episode holds nothing back"
+
+
+def test_answers_to_the_scene_before_do_not_start_the_episode() -> None:
+    monitor = EpisodeMonitor("e", time_limit=0.5)
+    monitor.observe(10.0)
+    monitor.chunk(9.9, version=1)
+    monitor.judge(9.9, 3.0, 0.0, success=True)
+    assert monitor.started is None
+    assert feed(monitor, 100) == 5
+    assert (monitor.started, monitor.success) == (10.0, False)

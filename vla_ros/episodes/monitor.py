@@ -38,11 +38,15 @@ class EpisodeMonitor:
             self._end(SILENT)
 
     def chunk(self, observation_stamp: float, version: int) -> None:
+        if observation_stamp < (self.asked or 0.0):
+            return  # an answer to the scene before
         self._chunk = max(self._chunk, observation_stamp)
         self.policy_version = version
         self._begin(0, observation_stamp)
 
     def judge(self, stamp: float, steps_to_go: float, reward: float, success: bool) -> None:
+        if stamp < (self.asked or 0.0):
+            return
         self._judged = max(self._judged, stamp)
         self.final_steps_to_go = steps_to_go
         self._begin(1, stamp, reward)

@@ -34,9 +34,9 @@ class CameraNode(Node):
         self.contract = RobotContract.load(self.declare_parameter("robot", "panda").value)
         # V4L2 index or path that is read here as the first policy camera; empty: all cameras come as topics.
         device = str(self.declare_parameter("device", "").value)
-        simulated = bool(self.get_parameter("use_sim_time").value)
+        simulated = qos.simulated(self)
         # Default true with simulated time: in lock step a lost frame would stop the clock.
-        reliable = self.declare_parameter("reliable", simulated).value
+        reliable = bool(self.declare_parameter("reliable", simulated).value)
         self.timeout = float(self.declare_parameter("timeout", 2.0).value)  # s, until a silent input is reported
         self.aligner = Aligner(self.contract)
         self._feeding = threading.Lock()
@@ -46,7 +46,7 @@ class CameraNode(Node):
 
         self.diagnostics = Diagnostics(self, "camera", self.contract.robot)
         profile = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT)
-        self.observations = self.create_publisher(ObservationMsg, "/observation", profile)
+        self.observations = self.create_publisher(ObservationMsg, "/observation", qos.observations(reliable, QUEUE))
         names = self.contract.observation.cameras
         self.capture = Capture(self, names[0], device) if device else None
         for name in names[1:] if device else names:

@@ -34,6 +34,8 @@ from vla_ros.srv import ResetCell
 HOME_TOLERANCE = 0.02  # rad
 FREE = 2.0**31 - 1  # s, the last stamp there is
 STALLED = 10.0  # s of wall time without a step until an episode is given up; a lock-stepped clock would wait for ever
+PARTNERS = {"/policy/chunk": "policy_node", "/progress": "progress_node"}  # who answers observations
+PATIENCE = 30.0  # s of wall time for a partner to come up
 LATE = 0.5  # s of wall time for the last observation to arrive after its estimate
 
 
@@ -84,7 +86,7 @@ class EpisodeRunner:
         """Raw subscriptions: the bytes that arrive are what is recorded; fields are read where the episode needs them."""
         group = MutuallyExclusiveCallbackGroup()
         heard: dict[str, tuple[type, Callable[[EpisodeMonitor | None, Any], bool] | None, Any]] = {
-            OBSERVATION: (Observation, self._on_observation, qos.SENSOR),
+            OBSERVATION: (Observation, self._on_observation, qos.observations(qos.simulated(self.node), 5)),
             "/policy/chunk": (ActionChunk, self._on_chunk, qos.RECORD),
             "/progress": (Progress, self._on_progress, qos.RECORD),
             "/safety/state": (SafetyState, self._on_safety, qos.RECORD),
@@ -198,6 +200,10 @@ class EpisodeRunner:
                 self._changed.wait(0.05)
         return True
 
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
     def _now(self) -> float:
         return float(self.node.get_clock().now().nanoseconds) * 1e-9
 
@@ -207,6 +213,9 @@ class EpisodeRunner:
         if self.latched:
             self.notify("stopped", "safety is latched: clear the cause, then call /safety/reset")
             self.wait(lambda: not self.latched, forever, cancelled)
+        for topic, name in PARTNERS.items():
+            if not self.wait(lambda topic=topic: self.node.count_publishers(topic) > 0, PATIENCE, cancelled, time.monotonic):  # type: ignore[misc]
+                raise VlaRosError(f"nobody publishes {topic} after {PATIENCE:g} s; is {name} running?")
         self.instruction.publish(Instruction(mode=Instruction.HOME))
         if not self.wait(self._at_home, 20.0, cancelled):
             raise VlaRosError("the arm did not reach home within 20 s; /safety/state tells what stops it")
@@ -218,7 +227,7 @@ class EpisodeRunner:
             return replace(request, time_limit=request.time_limit or self.contract.time_limit)
         self.hold(True)
         try:
-            answer = self._reset(ResetCell.Request(seed=request.seed, split=request.split, task=request.task))
+            answer = self._reset(ResetCell.Request(seed=request.seed, split=request.split, task=request.task), cancelled)
             laid_out = convert.seconds(answer.stamp)
             self._grant(laid_out)  # one more frame, the first of the new scene; the episode begins with it
             if not self.wait(lambda: self._stamp > laid_out, 5.0, cancelled, time.monotonic):
@@ -232,12 +241,12 @@ class EpisodeRunner:
     def _at_home(self) -> bool:
         return self._position is not None and float(np.abs(self._position - self._home).max()) < HOME_TOLERANCE
 
-    def _reset(self, request: ResetCell.Request) -> ResetCell.Response:
-        if not self.reset_cell.wait_for_service(timeout_sec=10.0):
+    def _reset(self, request: ResetCell.Request, cancelled: Callable[[], bool]) -> ResetCell.Response:
+        if not self.wait(self.reset_cell.service_is_ready, 10.0, cancelled, time.monotonic):
             raise VlaRosError("no /cell/reset service within 10 s; start sim_node, or set parameter `reset` to 'operator'")
-        future, done = self.reset_cell.call_async(request), threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(10.0):
+        future = self.reset_cell.call_async(request)
+        future.add_done_callback(lambda _: self._wake())
+        if not self.wait(future.done, 10.0, cancelled, time.monotonic):
             raise VlaRosError("/cell/reset did not answer within 10 s")
         answer: ResetCell.Response = future.result()
         if not answer.success:
@@ -268,7 +277,7 @@ class EpisodeRunner:
                 self._hold = False  # from here on, time passes frame by frame as policy and judge answer
             self.instruction.publish(
                 Instruction(
-                    header=Header(stamp=self.node.get_clock().now().to_msg()), text=instruction, episode_id=name,
+                    header=Header(stamp=convert.stamp(monitor.asked or 0.0)), text=instruction, episode_id=name,
                     greedy=request.greedy, temperature=request.temperature, seed=request.seed,
                 )
             )  # fmt: skip

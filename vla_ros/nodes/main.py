@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -28,6 +29,9 @@ def run(create: Callable[[], AnyNode], args: list[str] | None = None, spin: Call
     node: AnyNode | None = None
     try:
         node = create()
+        # What was imported and built so far stays. Looking at all of it again took 0.4 s of one answer in policy_node.
+        gc.collect()
+        gc.freeze()
         spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
@@ -44,4 +48,5 @@ def run(create: Callable[[], AnyNode], args: list[str] | None = None, spin: Call
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        gc.unfreeze()
     return 0

@@ -64,7 +64,7 @@ class PolicyNode(Node):
         self.diagnostics = Diagnostics(self, "policy")
         self.chunks = self.create_publisher(ActionChunkMsg, "/policy/chunk", qos.COMMAND)
         self.active = self.create_publisher(PolicyVersionMsg, "/policy/active", qos.STATUS)
-        self.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.LATEST)
+        self.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.observations(qos.simulated(self), 1))
         self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
         self.create_subscription(PolicyVersionMsg, "/policy/version", self._on_version, qos.STATUS)
         self.create_service(ActivatePolicy, "/policy/activate", self._on_activate)
@@ -92,6 +92,8 @@ class PolicyNode(Node):
         self._answer(self._probe)
 
     def _answer(self, observation: Observation) -> None:
+        if observation.stamp < convert.seconds(self.instruction.header.stamp):
+            return  # of the scene before
         age = self.get_clock().now().nanoseconds * 1e-9 - observation.stamp
         if age > self.contract.observation.max_age:
             self.diagnostics.count("stale_observations")

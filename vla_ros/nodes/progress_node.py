@@ -35,7 +35,7 @@ class ProgressNode(Node):
         self._newest: ObservationMsg | None = None
         self.diagnostics = Diagnostics(self, "progress")
         self.progress = self.create_publisher(Progress, "/progress", qos.RECORD)
-        self.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.LATEST)
+        self.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.observations(qos.simulated(self), 1))
         self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
         c = self.judge.calibration
         self.get_logger().info(f"judge ready: success at d <= {c.threshold:.2f} steps, {c.debounce} frames in a row")
@@ -54,6 +54,8 @@ class ProgressNode(Node):
         if self.instruction.mode != Instruction.RUN or not self.instruction.text:
             return
         observation = convert.observation(message)
+        if observation.stamp < convert.seconds(self.instruction.header.stamp):
+            return  # of the scene before
         start = time.perf_counter()
         try:
             tip = self.kinematics.tip_pose(convert.ordered(observation.joints, self.contract.joints).position)[:3]
