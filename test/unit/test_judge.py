@@ -291,7 +291,7 @@ def test_a_trained_judge_comes_with_its_evidence(tmp_path: Path) -> None:
     true = np.tile(np.arange(length - 1, -1, -1), episodes).astype(np.int32)
     data = Demonstrations(
         (20 * true[:, None, None, None] * np.ones((1, 64, 64, 3))).astype(np.uint8), np.zeros((len(true), 2), np.float32),
-        np.zeros((len(true), 1, 2), np.int16), true, np.zeros(len(true), np.int32), (checkpoints.TEXT,),
+        np.zeros((len(true), 1, 2), np.float32), true, np.zeros(len(true), np.int32), (checkpoints.TEXT,),
         np.repeat(np.arange(episodes), length).astype(np.int32),
     )  # fmt: skip
     checkpoints.save(tmp_path / "start")

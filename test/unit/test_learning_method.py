@@ -46,7 +46,7 @@ def play(model: VlaModel, seed: int, sign: float = 1.0) -> tuple[list[PracticeEp
         images = np.full((STEPS, 64, 64, 3), 120, np.uint8)
         states = np.zeros((STEPS, 2), np.float32)
         logits = probabilities(model).log().expand(STEPS, 1, 1, 5)
-        tokens, log_p, _ = draw(logits, False, 1.0, generator)
+        _, tokens, log_p, _ = draw(model.head, logits, False, 1.0, generator)
         reward = sign * np.where(tokens[:, 0, 0] == GOOD, 1.0, -1.0)
         d = 30 - np.concatenate([[0.0], np.cumsum(reward)])
         episodes.append(

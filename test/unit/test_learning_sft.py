@@ -12,6 +12,7 @@ import torch
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import sft, stage1
 from vla_ros.learning.data import Demonstrations, Inputs, batches
+from vla_ros.policy.heads import soft_labels
 
 EPISODES, LENGTH = 8, 6
 
@@ -21,11 +22,11 @@ def data() -> Demonstrations:
     togo = np.tile(np.arange(LENGTH - 1, -1, -1), EPISODES).astype(np.int32)
     rng = np.random.default_rng(0)
     images = (40 * togo[:, None, None, None] + rng.integers(0, 30, (len(togo), 64, 64, 3))).astype(np.uint8)
-    tokens = np.stack([3 * togo, 20 - 3 * togo], 1)[:, None].astype(np.int16)
+    actions = (np.stack([3 * togo, 20 - 3 * togo], 1)[:, None] / 10 - 1).astype(np.float32)
     texts = ("push the red cube to the left", "reach the blue cylinder")
     episode = np.repeat(np.arange(EPISODES), LENGTH).astype(np.int32)
     states = (togo[:, None] / 5 * np.array([1, -1])).astype(np.float32)
-    return Demonstrations(images, states, tokens, togo, (episode % 2).astype(np.int32), texts, episode)
+    return Demonstrations(images, states, actions, togo, (episode % 2).astype(np.int32), texts, episode)
 
 
 def inputs(d: Demonstrations) -> Inputs:
@@ -39,14 +40,14 @@ def quiet(share: float, figures: dict[str, float]) -> None:
 
 def test_soft_labels() -> None:
     target = torch.tensor([[0, 4], [9, 20]])
-    labels = sft.soft_labels(target, 21, 1.0)
+    labels = soft_labels(target, 21, 1.0)
     assert labels.shape == (2, 2, 21)
     torch.testing.assert_close(labels.sum(-1), torch.ones(2, 2))
     assert torch.equal(labels.argmax(-1), target)
     inner = labels[0, 1]
     assert float(inner[3] / inner[4]) == pytest.approx(np.exp(-0.5), abs=1e-5)
     assert float(inner[2] / inner[4]) == pytest.approx(np.exp(-2.0), abs=1e-5)
-    assert torch.equal(sft.soft_labels(target, 21, 0.0), torch.nn.functional.one_hot(target, 21).float())
+    assert torch.equal(soft_labels(target, 21, 0.0), torch.nn.functional.one_hot(target, 21).float())
 
 
 @pytest.mark.parametrize("frozen", [0.0, 0.5])
@@ -101,7 +102,7 @@ def test_the_split_is_by_episode() -> None:
     assert set(training.episode) | set(held_out.episode) == set(range(EPISODES))
     assert not set(training.episode) & set(held_out.episode)
     assert len(set(held_out.episode)) == 2
-    assert len(training.images) == len(training.tokens) == (EPISODES - 2) * LENGTH
+    assert len(training.images) == len(training.actions) == (EPISODES - 2) * LENGTH
     assert set(d.split(0.25, seed=3)[1].episode) == set(held_out.episode)
     assert len({tuple(np.unique(d.split(0.25, seed=s)[1].episode)) for s in range(8)}) > 2
 
@@ -121,7 +122,7 @@ def test_demonstrations_on_disk(tmp_path: Path) -> None:
     stage1.save_demonstrations(tmp_path / "d.npz", d)
     found = stage1.load_demonstrations(tmp_path / "d.npz")
     assert found.instructions == d.instructions
-    for name in ("images", "states", "tokens", "steps_to_go", "instruction", "episode"):
+    for name in ("images", "states", "actions", "steps_to_go", "instruction", "episode"):
         assert np.array_equal(getattr(found, name), getattr(d, name))
         assert getattr(found, name).dtype == getattr(d, name).dtype
     np.savez(tmp_path / "other.npz", images=d.images)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vla_ros.errors import VlaRosError
 from vla_ros.policy import adapter, engines
 from vla_ros.policy.engines import TOLERANCE, Eager, Inputs, build, difference
+from vla_ros.policy.heads import Bins, Units
 from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.policy import VlaPolicy
 
@@ -32,6 +33,7 @@ class Line(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.units, self.head = Units(2, 2, 0), Bins(21)
         self.action_head, self.steps_to_go_head = nn.Linear(3, 42), nn.Linear(3, 61)
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, state: Tensor) -> dict[str, Tensor]:

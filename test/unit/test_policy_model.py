@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vla_ros.errors import VlaRosError
 from vla_ros.policy import adapter
+from vla_ros.policy.heads import Bins
 from vla_ros.policy.model import VlaModel, steps_to_go_moments
 from vla_ros.policy.policy import VlaPolicy, draw
 
@@ -104,14 +105,14 @@ def test_foreign_weights_are_refused_by_name(damage: object, part: str) -> None:
 def test_drawing_tells_its_probability() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 2, 2, 5, generator=generator)
-    tokens, log_p, entropy = draw(logits, False, 0.7, generator)
+    _, tokens, log_p, entropy = draw(Bins(5), logits, False, 0.7, generator)
     table = (logits / 0.7).log_softmax(-1)
     for b in range(4):
         expected = sum(float(table[b, t, d, tokens[b, t, d]]) for t in range(2) for d in range(2))
         assert float(log_p[b]) == pytest.approx(expected, abs=1e-5)
         mean_entropy = torch.distributions.Categorical(logits=table[b]).entropy().mean()
         assert float(entropy[b]) == pytest.approx(float(mean_entropy), abs=1e-5)
-    greedy, _, _ = draw(logits, True, 1.0, generator)
+    _, greedy, _, _ = draw(Bins(5), logits, True, 1.0, generator)
     assert torch.equal(greedy, logits.argmax(-1))
 
 
@@ -119,7 +120,7 @@ def test_drawing_has_the_right_frequencies() -> None:
     wanted = torch.tensor([0.6, 0.3, 0.1])
     logits = wanted.log().expand(20000, 1, 1, 3)
     for temperature in (1.0, 2.0):
-        tokens, _, _ = draw(logits, False, temperature, torch.Generator().manual_seed(1))
+        _, tokens, _, _ = draw(Bins(3), logits, False, temperature, torch.Generator().manual_seed(1))
         found = torch.bincount(tokens.flatten(), minlength=3) / 20000
         expected = wanted ** (1 / temperature)
         torch.testing.assert_close(found, expected / expected.sum(), atol=0.02, rtol=0)
@@ -130,7 +131,7 @@ def test_broken_logits_are_refused(value: float) -> None:
     logits = torch.zeros(1, 2, 21)
     logits[0, 1, 3] = value
     with pytest.raises(VlaRosError, match="not finite.*roll back"):
-        draw(logits, True, 1.0, torch.Generator())
+        draw(Bins(21), logits, True, 1.0, torch.Generator())
 
 
 def test_inference_is_repeatable_and_refuses_what_it_was_not_made_for() -> None:

@@ -171,17 +171,17 @@ def test_collected_episodes_are_complete() -> None:
     data = collect("panda", 10, seed=3, workers=2)
     again = collect("panda", 10, seed=3, workers=1)
     np.testing.assert_array_equal(data.images, again.images)
-    np.testing.assert_array_equal(data.tokens, again.tokens)
+    np.testing.assert_array_equal(data.actions, again.actions)
     assert data.images.shape[1:] == (64, 64, 3)
-    assert data.tokens.shape == (len(data.images), CONTRACT.action.chunk, 2)
+    assert data.actions.shape == (len(data.images), CONTRACT.action.chunk, 2)
     assert data.episode.max() == 9
     for k in range(10):
         rows = data.episode == k
         length = rows.sum()
         np.testing.assert_array_equal(data.steps_to_go[rows], np.arange(length - 1, -1, -1))
         assert len(set(data.instruction[rows])) == 1
-        np.testing.assert_array_equal(data.tokens[rows][-1, 0], STILL)
-    assert (data.tokens[:, 0] != data.executed).any()
+        np.testing.assert_array_equal(data.actions[rows][-1, 0], 0.0)
+    assert (data.actions[:, 0] != data.executed).any()
     assert abs(data.states).max() <= 1.02
 
 

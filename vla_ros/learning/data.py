@@ -13,18 +13,16 @@ from torch import Tensor
 from vla_ros.episodes.data import EpisodeData
 from vla_ros.errors import VlaRosError
 from vla_ros.policy.prompt import Prompt
-from vla_ros.robots.actions import ActionDecoder
 from vla_ros.robots.contract import RobotContract
-from vla_ros.robots.kinematics import Kinematics
 
 
 @dataclass(frozen=True)
 class Demonstrations:
     """N frames. `steps_to_go` is 0 at the final observation, whose action does not count."""
 
-    images: NDArray[np.uint8]  # [N, H, W, 3] RGB
-    states: NDArray[np.float32]  # [N, S] in -1..1
-    tokens: NDArray[np.int16]  # [N, chunk, D] action bins
+    images: NDArray[np.uint8]  # [N, (cameras,) H, W, 3] RGB
+    states: NDArray[np.float32]  # [N, S] in the contract's units
+    actions: NDArray[np.float32]  # [N, chunk, D] in the contract's units; a row beyond the end does not count
     steps_to_go: NDArray[np.int32]  # [N] policy steps
     instruction: NDArray[np.int32]  # [N] index into `instructions`
     instructions: tuple[str, ...]
@@ -43,7 +41,7 @@ class Demonstrations:
 
     def __getitem__(self, index: NDArray[np.bool_]) -> Demonstrations:
         return Demonstrations(
-            self.images[index], self.states[index], self.tokens[index], self.steps_to_go[index],
+            self.images[index], self.states[index], self.actions[index], self.steps_to_go[index],
             self.instruction[index], self.instructions, self.episode[index],
         )  # fmt: skip
 
@@ -58,15 +56,15 @@ def of_episodes(episodes: Sequence[EpisodeData], contract: RobotContract) -> Dem
         raise VlaRosError("demonstrations: found no episode that ended in success")
     if contract.action.semantics != "tip_delta_xy":
         raise VlaRosError(f"{contract.path}: action.semantics: found {contract.action.semantics}, expected tip_delta_xy")
-    decoder = ActionDecoder(contract, Kinematics(contract))
-    reach = 0.5 * (np.array(contract.action.high) - np.array(contract.action.low))  # m, of 1 in a state
+    # In a state 1 is half the workspace, in an action it is max_step.
+    reach = 0.5 * (np.array(contract.action.high) - np.array(contract.action.low)) / contract.action.max_step
     texts = tuple(dict.fromkeys(e.instruction for e in episodes))
     lengths = [len(e.images) for e in episodes]
-    moved = [decoder.encode(np.diff(e.states, axis=0, append=e.states[-1:]) * reach)[:, None] for e in episodes]
+    moved = [(np.diff(e.states, axis=0, append=e.states[-1:]) * reach).astype(np.float32)[:, None] for e in episodes]
     return Demonstrations(
         images=np.concatenate([e.images for e in episodes]),
         states=np.concatenate([e.states for e in episodes]),
-        tokens=np.concatenate(moved),
+        actions=np.concatenate(moved),
         steps_to_go=np.concatenate([np.arange(n - 1, -1, -1) for n in lengths]).astype(np.int32),
         instruction=np.repeat([texts.index(e.instruction) for e in episodes], lengths).astype(np.int32),
         instructions=texts,
@@ -79,7 +77,7 @@ def together(sets: Sequence[Demonstrations]) -> Demonstrations:
     texts = tuple(dict.fromkeys(text for d in sets for text in d.instructions))
     places = [np.array([texts.index(text) for text in d.instructions], np.int32) for d in sets]
     firsts = np.cumsum([0, *(int(d.episode.max()) + 1 for d in sets)])
-    joined = {name: np.concatenate([getattr(d, name) for d in sets]) for name in ("images", "states", "tokens", "steps_to_go")}
+    joined = {name: np.concatenate([getattr(d, name) for d in sets]) for name in ("images", "states", "actions", "steps_to_go")}
     return Demonstrations(
         **joined,
         instruction=np.concatenate([place[d.instruction] for place, d in zip(places, sets, strict=True)]),

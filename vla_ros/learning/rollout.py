@@ -89,7 +89,7 @@ def _group(
             togo_in = judge.read(judge.encode(*batch))[1]
         logits = judge.steps_to_go_head(togo_in).float()
         p, d = logits.softmax(-1).numpy(), steps_to_go_moments(logits)[0]
-        drawn, chosen, _ = draw(policy.action_logits(act), greedy, temperature, random)
+        _, drawn, chosen, _ = draw(policy.head, policy.action_logits(act), greedy, temperature, random)
         going = []
         for row, i in enumerate(running):
             togo[i].append(float(d[row]))

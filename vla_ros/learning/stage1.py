@@ -96,7 +96,7 @@ def demonstrate(robot: str, c: Stage1Config, report: Report) -> tuple[Demonstrat
 
 
 def demonstrations(d: ExpertData) -> Demonstrations:
-    return Demonstrations(d.images, d.states, d.tokens, d.steps_to_go, d.instruction, d.instructions, d.episode)
+    return Demonstrations(d.images, d.states, d.actions, d.steps_to_go, d.instruction, d.instructions, d.episode)
 
 
 def train_policy(start: Path, folder: Path, data: Demonstrations, c: Stage1Config, report: Report) -> dict[str, float]:

@@ -181,15 +181,19 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         # The mean is over all frames of all processes, however they are split; accelerate averages over processes.
-        whole, processes = self._labels.counts(index), self.accelerator.num_processes
-        parts = index.tensor_split(processes)[self.accelerator.process_index].chunk(c.accumulate)
-        for k, part in enumerate(parts):
-            images, *others = self._inputs[part]
-            moved = [t.to(self.accelerator.device) for t in (augment(images, c, generator), *others)]
+        running = torch.randint(0, self.plain.units.prefix + 1, (len(index),), generator=generator)
+        rows, processes = self._labels.rows(index, running), self.accelerator.num_processes
+        whole = self._labels.counts(rows)
+        parts = torch.arange(len(index)).tensor_split(processes)[self.accelerator.process_index].chunk(c.accumulate)
+        for k, at in enumerate(parts):
+            part = index[at]
+            images, words, mask, state = self._inputs[part]
+            state = self._with_running(state, part, running[at])
+            moved = [t.to(self.accelerator.device) for t in (augment(images, c, generator), words, mask, state)]
             with self.accelerator.no_sync(self.model) if k < len(parts) - 1 else nullcontext():
                 with self.accelerator.autocast():
                     out = self.model(*moved)
-                losses = self._labels.losses(out, part, whole)
+                losses = self._labels.losses(out, part, rows[at], whole)
                 self.accelerator.backward(processes * sum(losses.values(), torch.zeros((), device=self.accelerator.device)))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + processes * float(value.detach())
@@ -201,6 +205,15 @@ class Trainer:
         torch._foreach_lerp_(self._average, [p.detach() for _, p in self._trained], 1.0 - decay)
         return {**sums, "gradient": float(gradient)}
 
+    def _with_running(self, state: Tensor, index: Tensor, running: Tensor) -> Tensor:
+        """States [B, S] with the first `running` [B] rows of each chunk as the ones that are being executed anyway."""
+        prefix = self.plain.units.prefix
+        if not prefix:
+            return state
+        rows = torch.from_numpy(self.training.actions[index.numpy(), :prefix])
+        known = torch.arange(prefix) < running[:, None]
+        return torch.cat([state, (rows * known[..., None]).flatten(1), known.float()], 1)
+
     def _rate(self) -> float:
         c = self.config
         cosine = 0.5 * (1 + math.cos(math.pi * self.step / c.steps))
@@ -211,12 +224,14 @@ class Trainer:
         """Loss and figures of the averaged weights on the held-out episodes."""
         data, inputs = self.held_out, self.held_out.inputs(self.prompt)
         labels = _Labels(data, self.plain, self.config.label_sigma)
-        whole, loss = labels.counts(torch.arange(len(data.images))), 0.0
+        everything = torch.arange(len(data.images))
+        rows = labels.rows(everything, torch.zeros(len(everything), dtype=torch.long))
+        whole, loss = labels.counts(rows), 0.0
         with self._averaged(), self.accelerator.autocast():
             self.plain.eval()
-            for index in torch.arange(len(data.images)).split(self.config.batch):
+            for index in everything.split(self.config.batch):
                 out = self.plain(*(t.to(self.accelerator.device) for t in inputs[index]))
-                loss += float(sum(labels.losses(out, index, whole).values()))
+                loss += float(sum(labels.losses(out, index, rows[index], whole).values()))
             figures = sft.evaluate(self.plain, inputs, data)
             self.model.train()
         return {"loss": loss, **figures}
@@ -268,22 +283,22 @@ class _Labels:
     """What the network is asked about every frame."""
 
     def __init__(self, data: Demonstrations, model: Model, sigma: float) -> None:
-        self._tokens = torch.from_numpy(data.tokens).long()
-        self._acting = torch.from_numpy(data.steps_to_go > 0)  # the final observation has no action
+        self._actions = model.units.to_network(torch.from_numpy(data.actions).to(model.units.action.device)).cpu()
+        self._counted = sft.rows_that_count(data)  # [N, chunk]
         self._togo = sft.steps_to_go_labels(data, model.config.steps_to_go_bins, sigma)
-        self._bins, self._sigma = model.config.bins, sigma
+        self._head, self._sigma = model.head, sigma
 
-    def counts(self, index: Tensor) -> tuple[int, int]:
+    def rows(self, index: Tensor, running: Tensor) -> Tensor:
+        """[B, chunk] bool: rows that are asked for, of chunks whose first `running` [B] rows are given."""
+        return self._counted[index] & (torch.arange(self._counted.shape[1]) >= running[:, None])
+
+    def counts(self, rows: Tensor) -> tuple[int, int]:
         """Answers that are asked for: actions, steps-to-go."""
-        return max(int(self._acting[index].sum()) * self._tokens[0].numel(), 1), len(index)
+        return max(int(rows.sum()) * self._actions.shape[-1], 1), len(rows)
 
-    def losses(self, out: dict[str, Tensor], index: Tensor, whole: tuple[int, int]) -> dict[str, Tensor]:
-        """Cross-entropies of the frames `index`, as shares of the means over `whole` counts()."""
-        keep = self._acting[index]
+    def losses(self, out: dict[str, Tensor], index: Tensor, rows: Tensor, whole: tuple[int, int]) -> dict[str, Tensor]:
+        """Of the frames `index`, as shares of the means over `whole` counts()."""
         device = out["action"].device
-        wanted = sft.soft_labels(self._tokens[index][keep], self._bins, self._sigma).to(device)
-        action = out["action"][keep.to(device)].flatten(0, 2)
-        return {
-            "action": cross_entropy(action, wanted.flatten(0, 2), reduction="sum") / whole[0],
-            "steps_to_go": cross_entropy(out["steps_to_go"], self._togo[index].to(device), reduction="sum") / whole[1],
-        }
+        each = self._head.loss(out["action"], self._actions[index].to(device), self._sigma)
+        togo = cross_entropy(out["steps_to_go"], self._togo[index].to(device), reduction="sum")
+        return {"action": each[rows.to(device)].sum() / whole[0], "steps_to_go": togo / whole[1]}

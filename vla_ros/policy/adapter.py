@@ -18,7 +18,8 @@ TARGETS = r"(.*\.)?(language_model|text_model)\..*\.(q_proj|k_proj|v_proj|o_proj
 
 
 def add(model: M, rank: int = 8, alpha: int = 16, targets: str = TARGETS) -> M:
-    """Put LoRA into the modules that the pattern `targets` matches, in place, and freeze all but LoRA and action head.
+    """Put LoRA into the modules that the pattern `targets` matches, in place, and freeze all but LoRA and action head (with
+    its token learner).
 
     Raises:
         VlaRosError: no module matches.
@@ -31,7 +32,7 @@ def add(model: M, rank: int = 8, alpha: int = 16, targets: str = TARGETS) -> M:
     except ValueError as error:
         raise VlaRosError(f"LoRA targets: found no module that matches {targets!r}") from error
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name or name.startswith("action_head."))
+        parameter.requires_grad_("lora_" in name or name.startswith(("action_head.", "token_learner.")))
     return model
 
 

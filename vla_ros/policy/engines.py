@@ -185,7 +185,7 @@ def examples(model: Model, prompt: Prompt) -> list[Inputs]:
     made = []
     for text in (words[0], " ".join(words)):
         images = torch.randint(0, 256, (1, *image_shape(model)), generator=generator, dtype=torch.uint8)
-        state = torch.rand((1, model.config.state_dim), generator=generator) * 2 - 1
+        state = torch.rand((1, model.units.width), generator=generator) * 2 - 1
         made.append((images, *prompt([text]), state))
     return made
 

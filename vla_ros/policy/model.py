@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedModel, ResNetConfig
 from typing_extensions import Self
 
+from vla_ros.policy.heads import TokenLearner, Units, action_head
+
 
 class VlaConfig(PreTrainedConfig):
     """Shapes of the model. `vision` and `language` are configs of `transformers` models, kept as dictionaries."""
@@ -39,6 +41,10 @@ class VlaConfig(PreTrainedConfig):
         steps_to_go_bins: int = 61,
         ground_dim: int = 4,
         robot: str = "",
+        cameras: int = 1,
+        head: str = "bins",
+        token_learner: int = 0,
+        prefix: int = 0,
         **kwargs: Any,
     ) -> None:
         self.vision = vision or ResNetConfig(embedding_size=32, hidden_sizes=[64], depths=[1], layer_type="basic").to_dict()
@@ -55,6 +61,10 @@ class VlaConfig(PreTrainedConfig):
         self.steps_to_go_bins = steps_to_go_bins  # bin i is i steps; the last one is "that many or more"
         self.ground_dim = ground_dim  # coordinates that pre-training predicts
         self.robot = robot  # contract that the checkpoint belongs to
+        self.cameras = cameras  # pictures of one observation
+        self.head = head  # one of heads.HEADS
+        self.token_learner = token_learner  # tokens that the action head pools all hidden states into; 0: it reads its readout
+        self.prefix = prefix  # rows of the running chunk that the network may be told to continue
         super().__init__(**kwargs)
 
 
@@ -63,7 +73,7 @@ class Trunk:
     """What the frozen part says about an observation; practice caches it."""
 
     tokens: Tensor  # [B, L + K + 1, d] words, object tokens, state
-    points: Tensor  # [B, 2K + state_dim] image points in -1..1, and the state
+    points: Tensor  # [B, 2K + state width] image points in -1..1, and the state in network units
     mask: Tensor  # [B, L + K + 1] 1 where there is a token
 
     def __getitem__(self, index: Any) -> Self:
@@ -125,11 +135,15 @@ class VlaModel(PreTrainedModel):
         self.connector = PointingConnector(channels, width, config.slots)
         self.word_position = nn.Parameter(torch.randn(32, width) * 0.1)
         self.slot_embedding = nn.Parameter(torch.randn(config.slots, width) * 0.1)
-        self.state_in = nn.Linear(config.state_dim, width)
+        self.units = Units(config.state_dim, config.action_dim, config.prefix)
+        self.state_in = nn.Linear(self.units.width, width)
         self.readout = nn.Parameter(torch.randn(2, width) * 0.1)  # [act, steps-to-go]
-        inputs = width + 2 * config.slots + config.state_dim
-        self.action_head = head(inputs, config.chunk * config.action_dim * config.bins)
-        self.steps_to_go_head = head(inputs, config.steps_to_go_bins)
+        self.head = action_head(config.head, config.bins)
+        self.token_learner = TokenLearner(width, config.token_learner) if config.token_learner else None
+        more = 2 * config.slots + self.units.width
+        inputs = width * max(config.token_learner, 1) + more
+        self.action_head = head(inputs, config.chunk * config.action_dim * self.head.outputs)
+        self.steps_to_go_head = head(width + more, config.steps_to_go_bins)
         self.ground_head = head(inputs, config.ground_dim)
         self.post_init()
 
@@ -138,8 +152,11 @@ class VlaModel(PreTrainedModel):
 
     def point(self, images: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Words [B, L, d], object tokens [B, K, d], their image points [B, K, 2] and attention logits [B, K, h*w]."""
-        pixels = images.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        batch, *_, height, width, _ = images.shape
+        pixels = images.reshape(-1, height, width, 3).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
         features = self.vision_tower(pixels).last_hidden_state
+        if len(features) != batch:  # several cameras: their maps side by side, as one
+            features = features.unflatten(0, (batch, -1)).permute(0, 2, 3, 1, 4).flatten(3)
         words = self.language_model.get_input_embeddings()(tokens) + self.word_position[: tokens.shape[1]]
         return words, *self.connector(features, words, mask)
 
@@ -147,31 +164,35 @@ class VlaModel(PreTrainedModel):
         """The part that practice freezes.
 
         Args:
-            images: [B, H, W, 3] uint8 RGB.
+            images: [B, (cameras,) H, W, 3] uint8 RGB.
             tokens: [B, L] word ids; mask [B, L] 1 where there is a word.
-            state: [B, state_dim] in -1..1.
+            state: [B, state_dim] in the contract's units, or [B, units.width] with the rows to continue.
         """
         words, objects, points, _ = self.point(images, tokens, mask)
         return self._trunk(words, objects, points, mask, state)
 
     def _trunk(self, words: Tensor, objects: Tensor, points: Tensor, mask: Tensor, state: Tensor) -> Trunk:
+        state = self.units.to_state(state)
         sequence = torch.cat([words, objects + self.slot_embedding, self.state_in(state)[:, None]], 1)
         ones = mask.new_ones(mask.shape[0], objects.shape[1] + 1)
         return Trunk(sequence.float(), torch.cat([points.flatten(1).float(), state], 1), torch.cat([mask, ones], 1))
 
     def read(self, trunk: Trunk) -> tuple[Tensor, Tensor]:
-        """Language model over the trunk's tokens -> inputs of the heads, [B, d + 2K + state_dim] each (act, steps-to-go)."""
+        """Language model over the trunk's tokens -> inputs of the two heads (act, steps-to-go): [B, d + 2K + state width], with
+        a token learner d times its tokens for act."""
         batch = trunk.tokens.shape[0]
         sequence = torch.cat([trunk.tokens, self.readout.expand(batch, -1, -1)], 1)
         mask = torch.cat([trunk.mask, trunk.mask.new_ones(batch, 2)], 1)
         hidden = self.language_model(inputs_embeds=sequence, attention_mask=mask, use_cache=False).last_hidden_state
         act, togo = hidden[:, -2].float(), hidden[:, -1].float()
+        if self.token_learner is not None:
+            act = self.token_learner(hidden.float(), mask)
         return torch.cat([act, trunk.points], 1), torch.cat([togo, trunk.points], 1)
 
     def action_logits(self, act: Tensor) -> Tensor:
-        """[B, chunk, action_dim, bins]."""
+        """[B, chunk, action_dim, head.outputs], what `head` makes a distribution of."""
         c = self.config
-        return self.action_head(act).float().view(-1, c.chunk, c.action_dim, c.bins)
+        return self.action_head(act).float().view(-1, c.chunk, c.action_dim, self.head.outputs)
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, state: Tensor) -> dict[str, Tensor]:
         act, togo = self.read(self.encode(images, tokens, mask, state))

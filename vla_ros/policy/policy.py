@@ -1,4 +1,4 @@
-"""A policy at run time: words and frames in, action tokens out."""
+"""A policy at run time: words and frames in, an action chunk out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from vla_ros.errors import VlaRosError
 from vla_ros.policy.engines import Eager, image_shape
+from vla_ros.policy.heads import ActionHead, Drawn
 from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.prompt import Prompt, WordPrompt
 from vla_ros.policy.vlm import VlmConfig, VlmModel, VlmPrompt
@@ -35,14 +36,15 @@ DAMAGE = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError
 
 @dataclass(frozen=True)
 class Decision:
-    """Answer to one observation: raw action tokens and their log-probability under the sampling distribution."""
+    """Answer to one observation: raw action, and its log-probability under the sampling distribution."""
 
-    tokens: NDArray[np.int16]  # [chunk, action_dim]
+    action: NDArray[np.float32]  # [chunk, action_dim] in the contract's units
+    tokens: NDArray[np.int16]  # [chunk, action_dim]; [chunk, 0] of a head that has none
     log_probability: float
-    entropy: float  # nat, mean over tokens
+    entropy: float  # nat, mean over rows and dimensions
     preprocess: float  # s from frame and words to tensors
     model: float  # s in the engine
-    post: float  # s from logits to tokens
+    post: float  # s from the head's output to actions
 
 
 def save(
@@ -144,34 +146,47 @@ class VlaPolicy:
 
     @torch.inference_mode()
     def infer(
-        self, image: NDArray[np.uint8], text: str, state: NDArray[np.float32], greedy: bool, temperature: float = 1.0
+        self,
+        image: NDArray[np.uint8],
+        text: str,
+        state: NDArray[np.float32],
+        greedy: bool,
+        temperature: float = 1.0,
+        running: NDArray[np.float32] | None = None,
     ) -> Decision:
-        """One observation ([(cameras,) H, W, 3] RGB, [S] state) to action tokens.
+        """One observation ([(cameras,) H, W, 3] RGB, [S] state in the contract's units) to an action chunk.
+
+        Args:
+            running: [n, D] what will be executed in this chunk's first n rows anyway, because it takes that long to answer:
+                these rows are kept (as many as the checkpoint was trained for), and the others continue them.
 
         Raises:
-            VlaRosError: wrong image size, unknown words, or a network that answers with NaN.
+            VlaRosError: wrong image or state size, unknown words, or a network that answers with NaN.
         """
         start = time.perf_counter()
         pixels = inputs(image, self.model)
         ids, mask = self._words(text)
+        units = self.model.units
+        row = units.row(state, () if running is None else running)
         ready = time.perf_counter()
-        logits, _ = self.engine(pixels, ids, mask, torch.from_numpy(state)[None])
+        out, _ = self.engine(pixels, ids, mask, row)
         answered = time.perf_counter()
-        drawn, log_probability, entropy = draw(logits[0], greedy, temperature, self._random)
-        tokens = drawn.numpy().astype(np.int16)
+        drawn = draw(self.model.head, out[0], greedy, temperature, self._random)
+        action = units.to_contract(drawn.actions).numpy().astype(np.float32)
+        if running is not None:
+            kept = running[: units.prefix]
+            action[: len(kept)] = kept
         return Decision(
-            tokens, float(log_probability), float(entropy), ready - start, answered - ready, time.perf_counter() - answered
-        )
+            action, drawn.tokens.numpy().astype(np.int16), float(drawn.log_probability), float(drawn.entropy),
+            ready - start, answered - ready, time.perf_counter() - answered,
+        )  # fmt: skip
 
 
-def draw(logits: Tensor, greedy: bool, temperature: float, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens [..., chunk, dim], summed log-probability [...] and mean entropy [...] of logits [..., chunk, dim, bins]."""
-    if not torch.isfinite(logits).all():
+def draw(head: ActionHead, out: Tensor, greedy: bool, temperature: float, random: torch.Generator) -> Drawn:
+    """
+    Raises:
+        VlaRosError: the network's numbers are not finite.
+    """
+    if not torch.isfinite(out).all():
         raise VlaRosError("the policy's action logits are not finite; the running weights are broken, roll back")
-    log_p = (logits / temperature).log_softmax(-1)
-    if greedy:
-        tokens = log_p.argmax(-1)
-    else:
-        tokens = torch.multinomial(log_p.exp().flatten(0, -2), 1, generator=random).view(log_p.shape[:-1])
-    chosen = log_p.gather(-1, tokens[..., None])[..., 0].sum((-1, -2))
-    return tokens, chosen, -(log_p.exp() * log_p).sum(-1).mean((-1, -2))
+    return head.draw(out, greedy, temperature, random)

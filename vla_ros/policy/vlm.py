@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vla_ros.errors import VlaRosError
+from vla_ros.policy.heads import TokenLearner, Units, action_head
 from vla_ros.policy.model import Trunk, head
 
 OWN = 3  # tokens at the end of a prompt: state, act, steps-to-go
@@ -227,6 +228,9 @@ class VlmConfig(PreTrainedConfig):
         chunk: int = 1,
         steps_to_go_bins: int = 61,
         robot: str = "",
+        head: str = "bins",
+        token_learner: int = 0,
+        prefix: int = 0,
         **kwargs: Any,
     ) -> None:
         self.base = base or {"model_type": "smolvlm"}
@@ -238,6 +242,9 @@ class VlmConfig(PreTrainedConfig):
         self.chunk = chunk
         self.steps_to_go_bins = steps_to_go_bins
         self.robot = robot
+        self.head = head
+        self.token_learner = token_learner
+        self.prefix = prefix
         super().__init__(**kwargs)
 
     def base_config(self) -> PreTrainedConfig:
@@ -264,9 +271,13 @@ class VlmModel(PreTrainedModel):
         self.base = AutoModel.from_config(base_config) if base is None else base
         self.family = family(base_config)
         width = base_config.get_text_config().hidden_size
-        self.state_in = nn.Linear(config.state_dim, width)
+        self.units = Units(config.state_dim, config.action_dim, config.prefix)
+        self.state_in = nn.Linear(self.units.width, width)
         self.readout = nn.Parameter(torch.randn(2, width) * 0.02)  # [act, steps-to-go]
-        self.action_head = head(width, config.chunk * config.action_dim * config.bins)
+        self.head = action_head(config.head, config.bins)
+        self.token_learner = TokenLearner(width, config.token_learner) if config.token_learner else None
+        inputs = width * max(config.token_learner, 1)
+        self.action_head = head(inputs, config.chunk * config.action_dim * self.head.outputs)
         self.steps_to_go_head = head(width, config.steps_to_go_bins)
         self._own: Tensor | None = None  # [B, OWN, d] of the running forward()
         self.base.get_input_embeddings().register_forward_hook(self._put_own)
@@ -302,10 +313,10 @@ class VlmModel(PreTrainedModel):
 
     def encode(self, images: Tensor, tokens: Tensor, mask: Tensor, state: Tensor) -> Frames:
         """The interface of model.VlaModel; nothing is computed ahead."""
-        return Frames(tokens, state, mask, images)
+        return Frames(tokens, self.units.to_state(state), mask, images)
 
     def read(self, frames: Trunk) -> tuple[Tensor, Tensor]:
-        """Inputs of the heads, [B, d] each (act, steps-to-go)."""
+        """Inputs of the heads (act, steps-to-go), [B, d] each; with a token learner d times its tokens for act."""
         assert isinstance(frames, Frames)
         batch = len(frames.tokens)
         self._own = torch.cat([self.state_in(frames.points)[:, None], self.readout.expand(batch, -1, -1)], 1)
@@ -316,13 +327,14 @@ class VlmModel(PreTrainedModel):
             )
         finally:
             self._own = None
-        hidden = self.family.hidden(output)[:, -2:].float()
-        return hidden[:, 0], hidden[:, 1]
+        hidden = self.family.hidden(output)
+        act, togo = hidden[:, -2].float(), hidden[:, -1].float()
+        return (act if self.token_learner is None else self.token_learner(hidden.float(), frames.mask)), togo
 
     def action_logits(self, act: Tensor) -> Tensor:
-        """[B, chunk, action_dim, bins]."""
+        """[B, chunk, action_dim, head.outputs], what `head` makes a distribution of."""
         c = self.config
-        return self.action_head(act).float().view(-1, c.chunk, c.action_dim, c.bins)
+        return self.action_head(act).float().view(-1, c.chunk, c.action_dim, self.head.outputs)
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, state: Tensor) -> dict[str, Tensor]:
         act, togo = self.read(self.encode(images, tokens, mask, state))

@@ -26,12 +26,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ExpertData:
-    """N frames of complete expert episodes, each with its final observation (steps_to_go 0, tokens: no motion)."""
+    """N frames of complete expert episodes, each with its final observation (steps_to_go 0, action: no motion)."""
 
     images: NDArray[np.uint8]  # [N, H, W, 3] first policy camera
     states: NDArray[np.float32]  # [N, S] -1..1
-    tokens: NDArray[np.int16]  # [N, chunk, 2] clean expert action and the ones after it
-    executed: NDArray[np.int16]  # [N, 2] what was carried out, with noise and pauses
+    actions: NDArray[np.float32]  # [N, chunk, 2] clean expert action and the ones after it, in units of max_step
+    executed: NDArray[np.float32]  # [N, 2] what was carried out, with noise and pauses
     steps_to_go: NDArray[np.int32]  # [N]
     instruction: NDArray[np.int32]  # [N] index into `instructions`
     instructions: tuple[str, ...]
@@ -164,6 +164,7 @@ def _stack(episodes: list[_Episode], tasks: Tasks, contract: RobotContract, atte
     index = {text: k for k, text in enumerate(instructions)}
     still = (contract.action.bins - 1) // 2
     chunk = contract.action.chunk
+    unit = lambda tokens: (tokens.astype(np.float32) - still) / still  # noqa: E731
     tokens, executed, togo = [], [], []
     for e in episodes:
         length = len(e.tokens)
@@ -175,8 +176,8 @@ def _stack(episodes: list[_Episode], tasks: Tasks, contract: RobotContract, atte
     return ExpertData(
         images=np.concatenate([e.images for e in episodes]),
         states=np.concatenate([e.states for e in episodes]),
-        tokens=np.concatenate(tokens),
-        executed=np.concatenate(executed),
+        actions=unit(np.concatenate(tokens)),
+        executed=unit(np.concatenate(executed)),
         steps_to_go=np.concatenate(togo),
         instruction=np.repeat(np.array([index[e.instruction] for e in episodes], np.int32), lengths),
         instructions=instructions,

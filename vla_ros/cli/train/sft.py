@@ -29,6 +29,7 @@ from vla_ros.policy.vlm import VlmModel, VlmPrompt, memory
 from vla_ros.robots.contract import RobotContract
 
 SMALL = "small"
+BINS = 256  # per dimension where the contract sets none, as in RT-2
 LOG = "log.jsonl"
 GIB = 1024.0**3
 console = Console(stderr=True)
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     given = {f.name: getattr(args, f.name) for f in fields(SupervisedConfig) if getattr(args, f.name, None) is not None}
     config = SupervisedConfig(**given)
     torch.manual_seed(config.seed)
-    model, prompt = build(args.policy, contract, data)
+    model, prompt = build(args.policy, contract, data, args.head, args.token_learner, args.prefix)
     _choose(model, args.lora, args.targets)
     if args.checkpointing:
         model.gradient_checkpointing_enable()
@@ -97,42 +98,59 @@ def read(paths: list[Path], contract: RobotContract, skip_bad: bool) -> Demonstr
 def _check(data: Demonstrations, contract: RobotContract) -> None:
     wanted = {
         "images": (*contract.observation.size, 3), "states": (len(contract.observation.state),),
-        "tokens": (contract.action.chunk, 2),
+        "actions": (contract.action.chunk, len(contract.joints) if contract.action.tip_plane is None else 2),
     }  # fmt: skip
     for name, shape in wanted.items():
         if (found := getattr(data, name).shape[1:]) != shape:
             raise VlaRosError(f"--data: {name}: found {found} a frame, expected {shape} ({contract.path})")
-    bad = ~np.isfinite(data.states).all(axis=1)
-    if bad.any():
-        frame = int(bad.argmax())
-        raise VlaRosError(f"--data: states: episode {data.episode[frame]}, frame {frame}: found {data.states[frame].tolist()}")
-    if data.tokens.min() < 0 or data.tokens.max() >= contract.action.bins:
-        found = f"{data.tokens.min()}..{data.tokens.max()}"
-        raise VlaRosError(f"--data: tokens: found {found}, expected 0..{contract.action.bins - 1} ({contract.path})")
+    for name in ("states", "actions"):
+        values = getattr(data, name)
+        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if bad.any():
+            frame = int(bad.argmax())
+            inside = frame - int((data.episode == data.episode[frame]).argmax())
+            raise VlaRosError(f"--data: {name}: episode {data.episode[frame]}, frame {inside}: found {values[frame].tolist()}")
 
 
-def build(source: str, contract: RobotContract, data: Demonstrations) -> tuple[Model, Prompt]:
-    """The model to train and how it reads instructions."""
+def build(
+    source: str, contract: RobotContract, data: Demonstrations, head: str = "bins", token_learner: int = 0, prefix: int = 0
+) -> tuple[Model, Prompt]:
+    """The model to train and how it reads instructions. A new one's units are those of the data, unless the contract's
+    are -1..1 already."""
+    plane = contract.action.tip_plane
     shapes: dict[str, Any] = {
-        "image_size": contract.observation.size, "state_dim": len(contract.observation.state), "bins": contract.action.bins,
-        "chunk": contract.action.chunk, "robot": contract.robot,
+        "image_size": contract.observation.size, "cameras": len(contract.observation.cameras), "state_dim": data.states.shape[1],
+        "action_dim": data.actions.shape[2], "chunk": contract.action.chunk, "bins": plane.bins if plane else BINS,
+        "robot": contract.robot, "head": head, "token_learner": token_learner, "prefix": prefix,
     }  # fmt: skip
+    model, prompt = _build(source, contract, data, shapes)
+    if plane is None and not source_is_ours(source):
+        model.units.fit(data.states, data.actions)
+    return model, prompt
+
+
+def source_is_ours(source: str) -> bool:
+    """A checkpoint of this package, to be trained further as it is."""
+    about = Path(source) / "config.json"
+    return about.is_file() and json.loads(about.read_text()).get("model_type") in checkpoint.MODELS
+
+
+def _build(source: str, contract: RobotContract, data: Demonstrations, shapes: dict[str, Any]) -> tuple[Model, Prompt]:
     if source == SMALL:
         words = sorted({word for text in data.instructions for word in text.lower().split()})
         own = WordPrompt.of(words)
         language = {**VlaConfig().language, "vocab_size": len(own.tokenizer)}
         return VlaModel(VlaConfig(language=language, **shapes)), own
-    about = Path(source) / "config.json"
-    if about.is_file() and json.loads(about.read_text()).get("model_type") in checkpoint.MODELS:
+    if source_is_ours(source):
         return checkpoint.load(Path(source), contract.robot)
     from transformers import AutoTokenizer
 
     try:
-        model = VlmModel.on(source, {**shapes, "cameras": 1})
+        model = VlmModel.on(source, shapes)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise VlaRosError(f"--policy {source}: {str(error).splitlines()[0]}; expected {SMALL}, a folder or a hub name") from error
-    return model, VlmPrompt(tokenizer, model.config.base_config(), 1)
+    return model, VlmPrompt(tokenizer, model.config.base_config(), shapes["cameras"])
 
 
 def _choose(model: Model, rank: int, targets: str) -> None:
