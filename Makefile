@@ -1,7 +1,7 @@
 # The targets are thin: what they do is in scripts/setup.sh and in `vla-ros`. All paths are relative, because make splits
 # a $(CURDIR) with spaces in it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check clean bench-metaworld
 
 QUICK ?=
 VENV_PYTHON := .venv/bin/python
@@ -14,6 +14,7 @@ help:
 	@echo 'make test          unit, property and graph tests'
 	@echo 'make check         ruff and mypy'
 	@echo 'make setup         only prepare .venv (the other targets do it when needed)'
+	@echo 'make bench-metaworld  prepare .venv-metaworld, which benchmarks/metaworld.py runs its simulator in'
 	@echo 'make clean         remove .venv, caches and build folders; recordings under runs/ stay'
 
 setup:
@@ -29,6 +30,9 @@ check: setup
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m mypy
 
+bench-metaworld:
+	@./scripts/bench_env.sh metaworld
+
 clean:
-	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-metaworld build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

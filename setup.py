@@ -20,7 +20,8 @@ def data_files() -> list[tuple[str, list[str]]]:
     return list(folders.items())
 
 
-DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "ruckig>=0.14", "types-PyYAML>=6.0"]
+OPENPI = ["msgpack>=1.0", "websockets>=15"]  # policies behind a server of openpi's protocol
+DEV = [*OPENPI, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "ruckig>=0.14", "types-PyYAML>=6.0"]
 
 setup(
     name="vla_ros",
@@ -61,6 +62,6 @@ setup(
         "imageio-ffmpeg>=0.5",
         "pyarrow>=17",
     ],
-    extras_require={"dev": DEV, "all": DEV},
+    extras_require={"openpi": OPENPI, "dev": DEV, "all": DEV},
     entry_points={"console_scripts": ["vla-ros = vla_ros.cli.__main__:main"]},
 )

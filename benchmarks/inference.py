@@ -2,16 +2,17 @@
 vla_ros/policy/engines.py: of the small policy in its default shape, and of a policy on SmolVLM-256M (its real shape, random
 weights, one camera of 512 x 512 px). Both carry LoRA, as in policy_node.
 
-One thread. Every engine is a process of its own; they are built side by side and then timed in turns, so that each sees the
-same load of a shared machine. Times are wall and processor time of a call. `peak_mb` is the largest resident memory of the
-process with building (of onnx and int8: the export), `run_mb` that while it infers. `best_over_eager` is p50 of eager over p50
-of the fastest engine, `best_over_eager_cpu` the same of processor time.
+One thread. Every engine is a process of its own; they are built side by side, as many as there are cores, and then timed in
+turns, so that each sees the same load of a shared machine, until SECONDS are over. Times are wall and processor time of a
+call. `peak_mb` is the largest resident memory of the process with building (of onnx and int8: the export), `run_mb` that while
+it infers. `best_over_eager` is p50 of eager over p50 of the fastest engine, `best_over_eager_cpu` the same of processor time.
+`load` is the machine's, before and after.
 
 Beside them LeRobot's ACT with its default network: one new chunk of 100 rows for every frame, of the same size. LeRobot wants
-an older torch, so it may live in an environment of its own: name that environment's interpreter. Its SmolVLA cannot be built
-without files from the hub, and is not here.
+an older torch, so it may live in an environment of its own, .venv-lerobot, which `make bench-lerobot` prepares. Its SmolVLA
+cannot be built without files from the hub, and is not here.
 
-    python benchmarks/inference.py [--quick] [--json] [--lerobot /path/to/its/bin/python]
+    python benchmarks/inference.py [--quick] [--json] [--lerobot PYTHON]
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
@@ -31,13 +33,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 Figures = dict[str, Any]
 ENGINES = ("eager", "compiled", "onnx", "int8")
 SIZES = {"small": 64, "smolvlm-256m": 512}  # px of the camera
-TURNS = {"small": (15, 200), "smolvlm-256m": (5, 1)}  # turns of each engine, calls in a turn
-QUICK = {"small": (5, 60), "smolvlm-256m": (2, 1)}
+CALLS = {"small": 50, "smolvlm-256m": 1}  # of each engine in a turn
+SECONDS = {"small": 25.0, "smolvlm-256m": 50.0}  # of turns
+QUICK = {"small": 6.0, "smolvlm-256m": 15.0}
+TURNS = 3  # at least
+LEROBOT = ROOT / ".venv-lerobot" / "bin" / "python"
 WORDS = ("push", "reach", "the", "red", "blue", "cube", "cylinder", "to", "left", "right")
 TEXT = "push the red cube to the left"
 
@@ -123,12 +129,6 @@ def act_call(kind: str) -> Callable[[np.ndarray, np.ndarray], Any]:
     return call
 
 
-def resident(key: str) -> float:
-    """VmRSS now or VmHWM, the most so far [MB] of this process."""
-    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(key))
-    return int(line.split()[1]) / 1024
-
-
 def serve(kind: str, engine: str) -> None:
     """The process of one engine: builds it and says so, then answers each line "n" with the times of n calls."""
     answers = os.fdopen(os.dup(1), "w")
@@ -143,7 +143,7 @@ def serve(kind: str, engine: str) -> None:
     edge = SIZES[kind]
     frames = random.integers(0, 256, (16, edge, edge, 3), np.uint8)
     states = random.uniform(-1, 1, (16, 2)).astype(np.float32)
-    for k in range(TURNS[kind][1]):
+    for k in range(CALLS[kind]):
         call(frames[k % 16], states[k % 16])
     print(json.dumps({"peak_mb": most_resident(), "build_s": built}), file=answers, flush=True)
     Path("/proc/self/clear_refs").write_text("5")  # the most so far starts anew
@@ -181,21 +181,24 @@ class Worker:
 
     def wait(self) -> None:
         """Until it is built."""
-        self.figures = self._answer()
+        self.figures = self.figures or self._answer()
 
     def _answer(self) -> Figures:
         assert self._process.stdout is not None
         if line := self._process.stdout.readline():
             return dict(json.loads(line))
         self._log.seek(0)
-        lines = self._log.read().strip().splitlines() or [f"exit status {self._process.wait()}"]
-        return {"not_supported": lines[-1].removeprefix("vla_ros.errors.VlaRosError: ")}
+        lines = self._log.read().strip().splitlines() or [""]
+        status = self._process.wait()
+        reason = f"killed by signal {-status} (out of memory?)" if status < 0 else lines[-1]
+        return {"not_supported": reason.removeprefix("vla_ros.errors.VlaRosError: ")}
 
     def turn(self, calls: int) -> None:
         if "not_supported" in self.figures:
             return
         assert self._process.stdin is not None
-        print(calls, file=self._process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # it has ended; its answer says why
+            print(calls, file=self._process.stdin, flush=True)
         answer = self._answer()
         if "not_supported" in answer:
             self.figures = answer
@@ -208,7 +211,8 @@ class Worker:
     def end(self) -> Figures:
         """p50_ms, p99_ms, cpu_p50_ms; `split_ms` holds the medians of preprocess, model, post."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         if "not_supported" in self.figures:
             return self.figures
@@ -223,15 +227,19 @@ class Worker:
 
 def compare(kind: str, quick: bool, lerobot: str) -> Figures:
     """All engines of one policy, in turns."""
-    turns, calls = (QUICK if quick else TURNS)[kind]
-    workers = {engine: Worker(sys.executable, kind, engine) for engine in ENGINES}
-    if lerobot:
-        workers["lerobot-act"] = Worker(lerobot, kind, "lerobot-act")
+    workers: dict[str, Worker] = {}
+    cores = os.cpu_count() or 1
+    for engine in (*ENGINES, *(("lerobot-act",) if lerobot else ())):
+        if len(workers) >= cores:  # exporting the large policy takes gigabytes
+            list(workers.values())[-cores].wait()
+        workers[engine] = Worker(lerobot if engine == "lerobot-act" else sys.executable, kind, engine)
     for worker in workers.values():
         worker.wait()
-    for _ in range(turns):
+    turns, end = 0, perf_counter() + (QUICK if quick else SECONDS)[kind]
+    while turns < TURNS or perf_counter() < end:
+        turns += 1
         for engine, worker in workers.items():
-            worker.turn(max(1, calls // 10) if engine == "lerobot-act" else calls)
+            worker.turn(max(1, CALLS[kind] // 10) if engine == "lerobot-act" else CALLS[kind])
     rows = {engine: worker.end() for engine, worker in workers.items()}
     figures: Figures = dict(rows)
     ours = {name: rows[name] for name in ENGINES if "p50_ms" in rows[name]}
@@ -267,22 +275,25 @@ def tell(kind: str, figures: Figures) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer calls")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the time")
     parser.add_argument("--json", action="store_true", help="figures as one JSON object in the last line")
     parser.add_argument("--model", choices=list(MODELS), help="default: each in turn")
-    parser.add_argument("--lerobot", default=sys.executable, help="interpreter that has lerobot (default: this one)")
+    parser.add_argument("--lerobot", default=str(LEROBOT if LEROBOT.exists() else sys.executable), help="interpreter that has it")
     parser.add_argument("--serve", nargs=2, metavar=("MODEL", "ENGINE"), help="what the processes of the engines run")
     options = parser.parse_args()
     if options.serve:
         serve(*options.serve)
         return
     lerobot = options.lerobot if has_lerobot(options.lerobot) else ""
+    load = os.getloadavg()[0]
     figures: Figures = {}
     for kind in [options.model] if options.model else list(MODELS):
         figures[kind] = compare(kind, options.quick, lerobot)
         tell(kind, figures[kind])
     if not lerobot:
         print(f"lerobot: not installed for {options.lerobot}")
+    figures["load"] = [load, os.getloadavg()[0]]
+    print(f"load of the machine before and after: {load:.1f}, {figures['load'][1]:.1f} on {os.cpu_count()} cores")
     if options.json:
         print(json.dumps(figures))
 

@@ -1,23 +1,28 @@
 """Recording of 4 cameras, 640x480 rgb8 at 30 Hz, through EpisodeWriter in one process: frames lost, processor, bytes per
-second, and the longest that a write keeps its caller waiting. LeRobot's own writer does the same where it is installed.
+second, and the longest that a write keeps its caller waiting; once more with a disk that takes nothing for STALL seconds in
+the middle. LeRobot's own writer does the same where it is installed: in this environment, or in .venv-lerobot, which
+`make bench-lerobot` prepares.
 
 The pictures are a smooth scene with moving objects and sensor noise, drawn before the clock runs; the last bits are noise,
-as in a camera's, so that they compress no better. A frame is lost when the writer is so late that a subscription of depth 5
-would have dropped it. The load of the machine before the start stands beside the figures: others' work shows in them.
+as in a camera's, so that they compress no better. A frame is lost when it is written so late that a subscription of depth 5
+would have dropped it, or when the writer has no room for it, which the file tells (`dropped_messages`). The load of the
+machine stands beside the figures: others' work shows in them.
 
-LeRobot's add_frame only puts the pictures into a queue without bound and encodes them in save_episode (`close_s`); its
-bytes are those of the finished set, without the temporary PNG files.
+LeRobot's add_frame only puts the pictures into a queue without bound and encodes them in save_episode (`close_s`), several
+times longer than it recorded, so it records for LEROBOT_SECONDS at most. Its bytes are those of the finished set, a lossy
+video, without the temporary PNG files; ours are the pictures as they came. `cpu_percent_closed` is the processor time with
+closing, over the time recorded.
 
-    python benchmarks/recording.py [--quick] [--json] [--folder FOLDER]
+    python benchmarks/recording.py [--quick] [--json] [--folder FOLDER] [--lerobot PYTHON]
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,11 +33,10 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+LEROBOT = ROOT / ".venv-lerobot" / "bin" / "python"
 sys.path.insert(0, str(ROOT))
 
-from vla_ros.episodes import EpisodeReader, EpisodeWriter  # noqa: E402
-from vla_ros.episodes.definitions import typestore  # noqa: E402
-from vla_ros.types import Image  # noqa: E402
+from vla_ros.types import Image  # noqa: E402  (all else of vla_ros where it is used: LeRobot's environment lacks what it needs)
 
 CAMERAS = 4
 RATE = 30.0  # Hz
@@ -40,6 +44,8 @@ HEIGHT, WIDTH = 480, 640
 DEPTH = 5  # frames that a subscription keeps
 PICTURES = 12  # different ones per camera
 NOISE = 2.0  # standard deviation of 255, of a webcam's sensor in room light
+STALL = 1.0  # s
+LEROBOT_SECONDS = 5.0
 TYPE = "sensor_msgs/msg/Image"
 
 
@@ -86,19 +92,36 @@ def drive(seconds: float, write: Callable[[int], None]) -> tuple[list[float], in
     return took, lost
 
 
-def figures(took: list[float], lost: int, cpu: float, wall: float, closing: float, disk: int) -> dict[str, float]:
-    """`write_` is the time that the caller waits for the 4 frames of a tick."""
+def figures(took: list[float], lost: int, cpu: tuple[float, float], wall: float, closing: float, disk: int) -> dict[str, float]:
+    """`write_` is the time that the caller waits for the 4 frames of a tick; `cpu` [s] without and with closing."""
     milliseconds = np.array(took) * 1e3
     return {
-        "frames_sent": CAMERAS * (len(took) + lost), "frames_lost": CAMERAS * lost, "cpu_percent": 100 * cpu / wall,
+        "recorded_s": wall, "frames_sent": CAMERAS * (len(took) + lost), "frames_lost": CAMERAS * lost,
+        "cpu_percent": 100 * cpu[0] / wall, "cpu_percent_closed": 100 * cpu[1] / wall,
         "raw_mb_per_s": CAMERAS * len(took) * HEIGHT * WIDTH * 3 / wall / 1e6, "disk_mb_per_s": disk / wall / 1e6,
         "write_p50_ms": float(np.median(milliseconds)), "write_p99_ms": float(np.percentile(milliseconds, 99)),
         "write_max_ms": float(milliseconds.max()), "close_s": closing,
     }  # fmt: skip
 
 
-def measure_ours(folder: Path, seconds: float, pictures: list[list[Image]]) -> dict[str, float]:
-    """Serialised messages, as a raw subscription hands them over, into one MCAP file; read back and counted."""
+def measure_ours(folder: Path, seconds: float, pictures: list[list[Image]], stall: float = 0.0) -> dict[str, float]:
+    """Serialised messages, as a raw subscription hands them over, into one MCAP file; read back and counted. The disk takes
+    nothing for `stall` s in the middle."""
+    from vla_ros.episodes import EpisodeReader
+    from vla_ros.episodes.definitions import typestore
+    from vla_ros.episodes.writer import EpisodeWriter, Message
+
+    class Stalled(EpisodeWriter):
+        """Whose thread stands still once."""
+
+        due = time.perf_counter() + seconds / 2 if stall else float("inf")
+
+        def _append(self, message: Message) -> None:
+            if time.perf_counter() > self.due:
+                self.due = float("inf")
+                time.sleep(stall)
+            super()._append(message)
+
     store = typestore()
     stamp = store.types["builtin_interfaces/msg/Time"](sec=1, nanosec=0)
     header = store.types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
@@ -108,7 +131,7 @@ def measure_ours(folder: Path, seconds: float, pictures: list[list[Image]]) -> d
         return bytes(store.serialize_cdr(store.types[TYPE](header=header, data=picture.ravel(), **fields), TYPE))
 
     cdr = [[message(picture) for picture in camera] for camera in pictures]
-    writer = EpisodeWriter(folder / "episode.mcap", {"episode_id": "episode", "robot": "panda"})
+    writer = Stalled(folder / f"episode-{stall:g}.mcap", {"episode_id": "episode", "robot": "panda"}, patience=0.0)
 
     def write(tick: int) -> None:
         for camera in range(CAMERAS):
@@ -119,11 +142,14 @@ def measure_ours(folder: Path, seconds: float, pictures: list[list[Image]]) -> d
     used, span = cpu_seconds() - cpu, time.perf_counter() - wall
     before = time.perf_counter()
     path = writer.close()
-    closing = time.perf_counter() - before
+    closing, closed = time.perf_counter() - before, cpu_seconds() - cpu
     there = sum(EpisodeReader(path).topics().values())
-    if there != CAMERAS * len(took):
-        raise RuntimeError(f"{path}: found {there} messages, expected the {CAMERAS * len(took)} written ones")
-    return figures(took, lost, used, span, closing, path.stat().st_size)
+    dropped = writer.dropped.total()
+    if there != CAMERAS * len(took) - dropped:
+        raise RuntimeError(f"{path}: found {there} messages, expected the {CAMERAS * len(took) - dropped} written ones")
+    found = figures(took, lost, (used, closed), span, closing, path.stat().st_size)
+    found["frames_lost"] += dropped
+    return {**found, "most_waiting_mb": writer.most_waiting / 1e6, "dropped_messages": dropped}
 
 
 def measure_lerobot(folder: Path, seconds: float, pictures: list[list[Image]]) -> dict[str, float]:
@@ -148,8 +174,19 @@ def measure_lerobot(folder: Path, seconds: float, pictures: list[list[Image]]) -
     before = time.perf_counter()
     data.save_episode()
     data.finalize()
-    closing = time.perf_counter() - before
-    return figures(took, lost, used, span, closing, sum(file.stat().st_size for file in root.rglob("*") if file.is_file()))
+    closing, closed = time.perf_counter() - before, cpu_seconds() - cpu
+    size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+    return figures(took, lost, (used, closed), span, closing, size)
+
+
+def ask_lerobot(python: str, folder: Path, seconds: float) -> dict[str, float]:
+    """measure_lerobot() in the process of an interpreter that has lerobot."""
+    command = [python, __file__, "--serve", str(seconds), "--folder", str(folder)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}: {done.stderr[-3000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -157,27 +194,34 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 s of recording, not 20 s")
     parser.add_argument("--json", action="store_true", help="figures as one JSON object in the last line")
     parser.add_argument("--folder", type=Path, help="where to record (a temporary folder): the disk that is measured")
+    parser.add_argument("--lerobot", default=str(LEROBOT if LEROBOT.exists() else sys.executable), help="interpreter that has it")
+    parser.add_argument("--serve", type=float, metavar="SECONDS", help="what the process of LeRobot's writer runs")
     options = parser.parse_args()
-    seconds = 3.0 if options.quick else 20.0
     pictures = [scenes(camera) for camera in range(CAMERAS)]
+    if options.serve:
+        print(json.dumps(measure_lerobot(options.folder, options.serve, pictures)))
+        return
+    seconds = 3.0 if options.quick else 20.0
     load = os.getloadavg()[0]
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         results["ours"] = measure_ours(Path(folder), seconds, pictures)
-        if importlib.util.find_spec("lerobot") is not None:
-            results["lerobot"] = measure_lerobot(Path(folder), seconds, pictures)
+        results["disk stalls"] = measure_ours(Path(folder), seconds, pictures, STALL)
+        if subprocess.run([options.lerobot, "-c", "import lerobot"], capture_output=True, check=False).returncode == 0:
+            results["lerobot"] = ask_lerobot(options.lerobot, Path(folder), min(seconds, LEROBOT_SECONDS))
     print(
-        f"{CAMERAS} cameras x {RATE:.0f} Hz x {WIDTH}x{HEIGHT} rgb8, {seconds:.0f} s, one process; load of the machine before: "
-        f"{load:.1f} on {os.cpu_count()} cores"
+        f"{CAMERAS} cameras x {RATE:.0f} Hz x {WIDTH}x{HEIGHT} rgb8, one process; load of the machine before and after: "
+        f"{load:.1f}, {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
-    print(f"  {'':<16}" + "".join(f"{name:>12}" for name in results))
+    print(f"  {'':<18}" + "".join(f"{name:>12}" for name in results))
     for key in results["ours"]:
-        print(f"  {key:<16}" + "".join(f"{values[key]:12.2f}" for values in results.values()))
+        row = (f"{values[key]:12.2f}" if key in values else f"{'':>12}" for values in results.values())
+        print(f"  {key:<18}" + "".join(row))
     if "lerobot" not in results:
-        print("  lerobot is not installed: nothing to compare with")
+        print(f"  lerobot is not installed for {options.lerobot}: nothing to compare with")
     if options.json:
         rounded = {name: {key: round(value, 4) for key, value in values.items()} for name, values in results.items()}
-        print(json.dumps({"load_before": load, **rounded}))
+        print(json.dumps({"load": [load, os.getloadavg()[0]], **rounded}))
 
 
 if __name__ == "__main__":

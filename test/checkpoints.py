@@ -12,12 +12,13 @@ from transformers import LlamaConfig, ResNetConfig
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.prompt import WordPrompt
-from vla_ros.progress.judge import Calibration
+from vla_ros.progress.calibration import Calibration, Evidence
 from vla_ros.sim.tasks import Tasks
 
 torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
 
 TEXT = "push the red cube to the left"
+EVIDENCE = Evidence(((0.5, 0.5, 100),), 1.0, 0.8, ((0.0, 0.0, 0.0, 0.0),), 10, 0.0, 1.0, 0.0)
 STRICT, EASY = 0.5, 59.0  # steps; a random judge says about 30, so that it never and always sees success
 
 
@@ -50,7 +51,7 @@ def save(folder: Path, seed: int = 0, threshold: float | None = None, **config: 
     """Write a checkpoint; with a threshold [steps] it is a judge's."""
     checkpoint.save(folder, model(seed, **config), prompt(), {"stage": "test"})
     if threshold is not None:
-        Calibration(threshold, 3, 0.0, 1.0, 100, 1.0).save(folder)
+        Calibration(threshold, 3, 0.0, 1.0, 100, 1.0, evidence=EVIDENCE).save(folder)
     return folder
 
 

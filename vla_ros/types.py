@@ -111,6 +111,8 @@ class ProgressEstimate:
     success: bool  # after debounce
     reward: float  # d(o_t) - d(o_t+1)
     policy_version: int = 0
+    low: float = float("nan")  # 10 % and 90 % quantile, policy steps
+    high: float = float("nan")
 
 
 @dataclass(frozen=True)

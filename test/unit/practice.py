@@ -7,45 +7,62 @@ from typing import Any
 
 import numpy as np
 from rclpy.serialization import serialize_message
-from std_msgs.msg import Header
 from vla_ros.msg import SafetyState
 
 from vla_ros.episodes import EpisodeWriter
 from vla_ros.nodes import convert
 from vla_ros.policy.policy import VlaPolicy
+from vla_ros.robots.actions import action_space
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
-from vla_ros.robots.observation import proprio_state
+from vla_ros.robots.observation import images_of, state_of
 from vla_ros.types import ActionChunk, JointState, Observation, ProgressEstimate
 
 CONTRACT = RobotContract.load("panda")
 KINEMATICS = Kinematics(CONTRACT)
 
 
-def record(path: Path, policy: VlaPolicy, version: int, text: str, steps: int = 6, seed: int = 0) -> Path:
-    """One episode of `steps` policy steps, drawn with `version`; the judge counts down from 2 * steps."""
+def record(
+    path: Path, policy: VlaPolicy, version: int, text: str, steps: int = 6, seed: int = 0, contract: RobotContract = CONTRACT
+) -> Path:
+    """One episode of `steps` policy steps, drawn with `version`; the judge counts down from 2 * steps.
+
+    The command is at a chunk's first row when that is due; joints and cameras come in another order than the contract's.
+    """
     rng = np.random.default_rng(seed)
-    names, home = CONTRACT.joints, KINEMATICS.home()
+    kinematics = Kinematics(contract)
+    space, home, period = action_space(contract, kinematics), kinematics.home(), 1 / contract.observation.rate
+    mixed = rng.permutation(len(contract.joints))
+    command = home
 
     def write(topic: str, message: Any, stamp: float) -> None:
         kind = f"vla_ros/msg/{type(message).__name__}"
         writer.write(topic, kind, bytes(serialize_message(message)), int(stamp * 1e9))
 
-    with EpisodeWriter(path, {"episode_id": path.stem, "instruction": text, "robot": "panda"}) as writer:
+    def send(stamp: float, command: np.ndarray) -> None:
+        state = SafetyState(joint_names=list(contract.joints), command=convert.floats(command))
+        state.header.stamp = convert.stamp(stamp)
+        write("/safety/state", state, stamp)
+
+    with EpisodeWriter(path, {"episode_id": path.stem, "instruction": text, "robot": contract.robot}) as writer:
         for k in range(steps + 1):
-            stamp = 100.0 + 0.1 * k
-            q = home + rng.uniform(-0.02, 0.02, 7)
-            image = rng.integers(0, 255, (64, 64, 3), np.uint8)
-            joints = JointState(stamp, names, q, np.zeros(7))
-            write("/observation", convert.observation_message(Observation(stamp, {"front": image}, joints), {}), stamp)
-            decision = policy.infer(image, text, proprio_state(CONTRACT, KINEMATICS.tip_pose(q)[:3]), greedy=False)
+            stamp = 100.0 + period * k
+            q = home + rng.uniform(-0.02, 0.02, len(home))
+            shape = (*contract.observation.size, 3)
+            images = {name: rng.integers(0, 255, shape, np.uint8) for name in reversed(contract.cameras)}
+            joints = JointState(stamp, tuple(contract.joints[i] for i in mixed), q[mixed], np.zeros(len(q)))
+            observation = Observation(stamp, images, joints)
+            write("/observation", convert.observation_message(observation, {}), stamp)
+            state = state_of(contract, kinematics, joints)
+            decision = policy.infer(images_of(contract, observation), text, state, greedy=False)
             chunk = ActionChunk(
-                stamp + 0.1, 0.1, names, home[None], observation_stamp=stamp, policy_version=version,
-                episode_id=path.stem, tokens=decision.tokens, log_probability=decision.log_probability,
+                stamp + period, period, contract.joints, space.rows(decision.action, q), observation_stamp=stamp,
+                policy_version=version, episode_id=path.stem, tokens=decision.tokens, log_probability=decision.log_probability,
             )  # fmt: skip
             write("/policy/chunk", convert.chunk_message(chunk), stamp)
             d = 2.0 * (steps - k) + float(rng.uniform(0, 1))
             write("/progress", convert.progress_message(ProgressEstimate(stamp, d, 1, 0, False, 0, 1), text, path.stem), stamp)
-            state = SafetyState(header=Header(stamp=convert.stamp(stamp + 0.05)))
-            write("/safety/state", state, stamp)
+            send(stamp, command)
+            send(stamp + period / 2, 0.5 * (command + chunk.rows[0]))
+            command = chunk.rows[0]
     return path

@@ -122,6 +122,7 @@ def chunk(contract: RobotContract, stamp: float, k: int) -> Fields:
 def progress(k: int, steps: int) -> Fields:
     return {
         "episode_id": "e", "instruction": "reach the red disc", "steps_to_go": 2.0 * (steps - k), "spread": 1.0,
+        "low": 2.0 * (steps - k) - 1.3, "high": 2.0 * (steps - k) + 1.3,
         "success_probability": 0.1, "success": k == steps, "reward": 2.0 if k else 0.0, "policy_version": 1,
     }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.alignment import FRAMES, Aligner
 from vla_ros.robots.contract import RobotContract
-from vla_ros.robots.image import decode
+from vla_ros.robots.image import decode, shrink
 from vla_ros.types import Image, JointState
 
 CONTRACT = RobotContract.load("panda")
@@ -32,13 +33,44 @@ def test_a_set_has_the_contracts_size_and_the_closest_joint_state() -> None:
     aligner = Aligner(CONTRACT)
     for k in range(5):
         assert aligner.joints(joints(1.0 + 0.005 * k, k)) is None
-    assert aligner.image("front", 1.022, frame()) is None, "waits for a joint state at or after its stamp"
+    assert aligner.image("front", 1.023, frame()) is None, "waits, as the next joint state is closer than the newest"
     observation = aligner.joints(joints(1.025, 5))
     assert observation is not None
-    assert observation.stamp == 1.022
+    assert observation.stamp == 1.023
     assert observation.images["front"].shape == (64, 64, 3)
-    assert observation.joints.position[0] == 4
+    assert observation.joints.position[0] == 5
     assert observation.skew == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "age", "waits"),
+    [
+        (0.005, 0.0024, False),
+        (0.005, 0.0026, True),
+        (0.001, 0.0006, True),  # faster than the contract's 200 Hz
+        (0.015, 0.0026, True),  # one has been lost; the next comes at the contract's rate
+    ],
+)
+def test_nobody_waits_for_a_joint_state_that_cannot_be_closer(spacing: float, age: float, waits: bool) -> None:
+    aligner = Aligner(CONTRACT)
+    for k in range(3):
+        aligner.joints(joints(1.0 + spacing * k, k))
+    newest = 1.0 + 2 * spacing
+    at_once = aligner.image("front", newest + age, frame())
+    assert (at_once is None) == waits
+    observation = at_once or aligner.joints(joints(newest + min(spacing, 0.005), 3))
+    assert observation is not None
+    assert observation.joints.position[0] == (3 if waits else 2)
+    assert observation.skew == pytest.approx(min(spacing, 0.005) - age if waits else age)
+
+
+def test_a_slow_arm_is_waited_for_rather_than_dropped() -> None:
+    """Half of its period is more than max_skew."""
+    aligner = Aligner(dataclasses.replace(CONTRACT, control=dataclasses.replace(CONTRACT.control, rate=10)))
+    aligner.joints(joints(1.0))
+    aligner.joints(joints(1.1))
+    assert aligner.image("front", 1.1 + SKEW + 0.01, frame()) is None
+    assert aligner.counters.dropped == 0
 
 
 @settings(max_examples=50, deadline=None)
@@ -143,3 +175,16 @@ def test_encodings_and_padding(encoding: str) -> None:
 def test_what_is_no_image(size: int, encoding: str, step: int, match: str) -> None:
     with pytest.raises(VlaRosError, match=match):
         decode(np.zeros(size, np.uint8), encoding, 5, 4, step)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (481, 641), (96, 128), (64, 64), (65, 200)])
+@pytest.mark.parametrize("size", [(64, 64), (64, 48), (1, 1)])
+def test_a_smaller_image_is_the_average_of_areas(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    image[:, : shape[1] // 2] = 255
+    expected = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(shrink(image, size).astype(int) - expected).max() <= 1, "halves may be rounded the other way"
+    image.flags.writeable = False  # as a received message's
+    padded = np.zeros((shape[0], shape[1] + 5, 3), np.uint8)
+    padded[:, :-5] = image
+    np.testing.assert_array_equal(shrink(padded[:, :-5], size), shrink(image, size))

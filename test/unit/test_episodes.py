@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 from mcap.writer import Writer
+from recordings import Fields, header, image, picture, record
 
 from vla_ros.episodes import EpisodeReader, EpisodeWriter, label, load_episode, read_label
 from vla_ros.episodes.definitions import recorded_types, schema_text, typestore
@@ -69,7 +71,8 @@ class Recorder:
     def progress(self, stamp: float, k: int) -> None:
         self.write(
             "/progress", "vla_ros/msg/Progress", stamp, header=self.header(stamp), episode_id="e",
-            instruction="reach the red disc", steps_to_go=10.0 - 2 * k, spread=1.0, success_probability=0.1,
+            instruction="reach the red disc", steps_to_go=10.0 - 2 * k, spread=1.0, low=9.0 - 2 * k, high=11.0 - 2 * k,
+            success_probability=0.1,
             success=k == STEPS, reward=2.0 if k else 0.0, policy_version=1,
         )  # fmt: skip
 
@@ -246,6 +249,39 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         load_episode(tmp_path / "c.mcap")
     with pytest.raises(VlaRosError, match=r"none\.mcap: cannot be read: No such file"):
         load_episode(tmp_path / "none.mcap")
+
+
+def spoiled(topic: str, **values: Any) -> Callable[[str, int, Fields], Fields]:
+    """Other fields in the message of step 2."""
+    return lambda t, k, fields: {**fields, **values} if (t, k) == (topic, 2) else fields
+
+
+IMAGE = picture(0, (64, 64))
+BGR = image(IMAGE, 0.0)
+BGR.encoding = "bgr8"
+AT, ANSWER = r"/observation: frame at 1700000000\.400 s: .*", r"/policy/chunk: answer to 1700000000\.400 s: "
+WRONG = {
+    "size": (spoiled("/observation", images=[image(IMAGE[:32], 0.0)]), AT + r"'front': found uint8 \[32, 64, 3\], expected"),
+    "channel order": (spoiled("/observation", images=[BGR]), AT + "found 'bgr8', expected 'rgb8'"),
+    "camera": (spoiled("/observation", cameras=["side"]), AT + "found images of side, expected 'front'"),
+    "state": (spoiled("/observation", position=np.full(7, np.nan)), AT + "'panda_joint1': found nan, expected"),
+    "duplicate": (
+        spoiled("/observation", header=header(START + 0.1)), r"/observation: frame at 1700000000\.300 s: found a second one",
+    ),
+    "action dimension": (spoiled("/policy/chunk", data=np.zeros(6)), ANSWER + "found 6 values in 1 rows, expected 7"),
+    "action": (spoiled("/policy/chunk", data=np.full(7, np.inf)), ANSWER + "row 0: panda_joint1: found inf"),
+    "joints": (spoiled("/policy/chunk", joint_names=["a"] * 7), ANSWER + r"found joint_position of 7 columns \(a"),
+    "rows": (spoiled("/policy/chunk", rows=2, data=np.zeros(14)), r"/policy/chunk: found shapes .*expected one of each"),
+    "tokens": (spoiled("/policy/chunk", rows=3, data=np.zeros(21)), ANSWER + "found 2 action_tokens in 3 rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_the_policy_could_not_have_seen_or_done_is_refused(name: str, tmp_path: Path) -> None:
+    spoil, message = WRONG[name]
+    path = record(tmp_path / "e.mcap", CONTRACT, spoil=spoil)
+    with pytest.raises(VlaRosError, match=rf"e\.mcap: .*{message}"):
+        load_episode(path)
 
 
 def test_a_topic_has_one_type(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import stage1
 from vla_ros.learning.data import Demonstrations
+from vla_ros.policy.model import steps_to_go_quantiles
 from vla_ros.policy.policy import load
 from vla_ros.progress import evidence, picture
 from vla_ros.progress.calibration import Detector
@@ -223,7 +224,7 @@ def test_a_release_level_out_of_range_is_refused(release: float) -> None:
 def test_calibration_lies_beside_the_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "judge"
     shutil.copytree(tiny.judge, folder)
-    wanted = replace(calibration(2.5), rank_correlation=0.9)
+    wanted = replace(calibration(2.5), rank_correlation=0.9, frames=100, evidence=checkpoints.EVIDENCE)
     wanted.save(folder)
     assert Calibration.load(folder) == wanted
     Judge(*load(folder, "panda"), Calibration.load(folder))
@@ -249,6 +250,7 @@ def _of_evidence(key: str, value: object) -> Callable[[dict[str, Any]], object]:
     ("damage", "message"),
     [
         (lambda fields: fields.pop("evidence"), "evidence is missing"),
+        (lambda fields: fields.update({"evidence": None}), "evidence is null, expected what held-out episodes say"),
         (lambda fields: fields.pop("release"), "release is missing"),
         (lambda fields: fields["evidence"].pop("auc"), r"evidence\.auc is missing"),
         (_set("evidence", []), "found list, expected an object"),
@@ -304,3 +306,9 @@ def test_a_trained_judge_comes_with_its_evidence(tmp_path: Path) -> None:
     assert c.frames == 2 * length == sum(row[2] for row in c.evidence.reliability)
     assert (tmp_path / "judge" / picture.PICTURE).is_file()
     Judge(*load(tmp_path / "judge", "panda"), c)
+
+
+def test_quantiles_of_a_distribution() -> None:
+    steps = torch.arange(61)
+    logits = torch.stack([-0.5 * ((steps - 30) / 5) ** 2, torch.where(steps == 7, 0.0, -1e4)])
+    assert steps_to_go_quantiles(logits, (0.1, 0.5, 0.9)).tolist() == [[24, 30, 36], [7, 7, 7]]

@@ -30,6 +30,7 @@ from vla_ros.learning.supervised import STATE, SupervisedConfig, Trainer, augmen
 from vla_ros.policy import adapter
 from vla_ros.policy.policy import VlaPolicy, load
 from vla_ros.policy.vlm import VlmConfig, VlmModel, VlmPrompt
+from vla_ros.progress.calibration import Calibration
 
 CONFIG = SupervisedConfig(
     steps=40, batch=16, learning_rate=3e-3, warmup=5, ema=0.9, held_out=0.25, evaluate_every=10, patience=0, shift=0.0,
@@ -217,19 +218,41 @@ def test_recorded_episodes_become_demonstrations(tmp_path: Path, capsys: pytest.
     assert len(d.images) == 5 + 7
     assert d.instructions == (texts[0], texts[2])
     assert d.steps_to_go.tolist() == [4, 3, 2, 1, 0, 6, 5, 4, 3, 2, 1, 0]
-    states = load_episode(tmp_path / "e0.mcap").states
-    np.testing.assert_array_equal(d.states[:5], states)
-    reach = 0.5 * (np.array(CONTRACT.action.high) - np.array(CONTRACT.action.low))
-    np.testing.assert_allclose(d.actions[:4, 0] * CONTRACT.action.max_step, np.diff(states, axis=0) * reach, atol=1e-6)
+    recorded = load_episode(tmp_path / "e0.mcap")
+    np.testing.assert_array_equal(d.states[:5], recorded.states)
+    np.testing.assert_allclose(d.actions[:4], recorded.actions, atol=1e-6)  # nothing has changed the commands
 
     (tmp_path / "e1.mcap").write_bytes((tmp_path / "e0.mcap").read_bytes()[:3000])
-    with pytest.raises(VlaRosError, match=r"e1\.mcap: torn or corrupt .*; --skip-bad leaves such episodes out"):
+    with pytest.raises(VlaRosError, match=r"e1\.mcap: found torn or corrupt .*; --skip-bad leaves such episodes out"):
         read([tmp_path], CONTRACT, skip_bad=False)
     assert len(read([tmp_path], CONTRACT, skip_bad=True).images) == len(d.images)
     assert "skipped 1 episodes" in capsys.readouterr().err
     stage1.save_demonstrations(tmp_path / "nan.npz", replace(data(), states=np.full((48, 2), np.nan, np.float32)))
-    with pytest.raises(VlaRosError, match=r"states: episode 0, frame 0: found \[nan, nan\]"):
+    with pytest.raises(VlaRosError, match=r"nan\.npz: states: episode 0, frame 0: found \[nan, nan\]"):
         read([tmp_path / "nan.npz"], CONTRACT, skip_bad=False)
     stage1.save_demonstrations(tmp_path / "small.npz", replace(data(), images=np.zeros((48, 32, 32, 3), np.uint8)))
-    with pytest.raises(VlaRosError, match=r"images: found \(32, 32, 3\) a frame, expected \(64, 64, 3\)"):
+    with pytest.raises(VlaRosError, match=r"small\.npz: images: found \(32, 32, 3\) a frame, expected \(64, 64, 3\)"):
         read([tmp_path / "small.npz"], CONTRACT, skip_bad=False)
+
+
+def test_a_judge_alone_comes_with_its_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures whose brightness counts down the remaining steps: learned without a single action, and believed on evidence."""
+    episodes, length = 10, 12
+    true = np.tile(np.arange(length - 1, -1, -1), episodes).astype(np.int32)
+    pictures = (20 * true[:, None, None, None] * np.ones((1, 64, 64, 3))).astype(np.uint8)
+    d = Demonstrations(
+        pictures, np.zeros((len(true), 2), np.float32), np.zeros((len(true), 1, 2), np.float32), true,
+        np.zeros(len(true), np.int32), (checkpoints.TEXT,), np.repeat(np.arange(episodes), length).astype(np.int32),
+    )  # fmt: skip
+    stage1.save_demonstrations(tmp_path / "demos.npz", d)
+    words = ["train", "sft", "--judge", "--data", str(tmp_path / "demos.npz"), "--policy", "small"]
+    options = ["--steps", "120", "--batch", "32", "--evaluate-every", "40", "--held-out", "0.2", "--learning-rate", "2e-3"]
+    assert main([*words, *options, "--ema", "0.9", "--out", str(tmp_path / "judge")]) == 0
+    assert "judge: success at d <= " in capsys.readouterr().out
+    c = Calibration.load(tmp_path / "judge")
+    assert c.evidence is not None
+    assert (c.recall, c.false_positive_rate) == (1.0, 0.0)
+    assert c.rank_correlation > 0.95
+    assert (tmp_path / "judge" / "calibration.png").stat().st_size > 10_000
+    log = [json.loads(line) for line in (tmp_path / "judge/log.jsonl").read_text().splitlines()]
+    assert {row["action"] for row in log} == {0.0}, "no action was asked for"

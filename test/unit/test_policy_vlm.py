@@ -149,6 +149,19 @@ def test_half_precision_and_gradient_checkpointing_learn(pretrained: Path) -> No
     assert next(model.base.parameters()).dtype == torch.bfloat16
 
 
+def test_a_checkpoint_in_half_precision_where_it_is_told(pretrained: Path, tmp_path: Path) -> None:
+    model, prompt = policy_on(pretrained)
+    save(tmp_path / "ours", model, prompt, {})
+    half, again = load(tmp_path / "ours", "panda", device="cpu:0", half=True)
+    assert {p.dtype for p in half.base.parameters()} == {torch.bfloat16}
+    assert {p.dtype for name, p in half.named_parameters() if not name.startswith("base.")} == {torch.float32}
+    images, state = frames(2)
+    wanted = VlaPolicy(model, prompt).infer(images[0].numpy(), PUSH, state[0].numpy(), True)
+    found = VlaPolicy(half, again).infer(images[0].numpy(), PUSH, state[0].numpy(), True)
+    assert np.isfinite(found.log_probability)
+    assert found.log_probability == pytest.approx(wanted.log_probability, rel=0.05)
+
+
 def test_our_checkpoint_answers_as_the_model_that_was_saved(pretrained: Path, tmp_path: Path) -> None:
     model, prompt = policy_on(pretrained)
     save(tmp_path / "ours", model, prompt, {})

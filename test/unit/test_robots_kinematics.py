@@ -109,15 +109,16 @@ def test_not_a_number_is_refused(decoder: ActionDecoder) -> None:
         decoder.encode([np.nan, 0.0])
 
 
-def test_decode_moves_the_tip_and_stays_inside(decoder: ActionDecoder) -> None:
+def test_rows_move_the_tip_and_stay_inside(decoder: ActionDecoder) -> None:
     kinematics = decoder.kinematics
     home, tip = kinematics.home(), np.array(decoder.contract.home_tip)
-    rows = decoder.decode([[20, 10], [20, 15], [0, 0]], tip, home)
+    rows = decoder.rows([[1, 0], [1.7, 0.5], [-1, -1]], home)
     wanted = tip + np.cumsum([[0.04, 0], [0.04, 0.02], [-0.04, -0.04]], axis=0)
     reached = np.array([kinematics.tip_pose(row)[:3] for row in rows])
     np.testing.assert_allclose(reached[:, :2], wanted, atol=1e-4)
     np.testing.assert_allclose(reached[:, 2], decoder.contract.action.height, atol=1e-4)
-    far = decoder.decode([[0, 10]] * 5, tip, home)
+    np.testing.assert_allclose(decoder.action(rows, home), [[1, 0], [1, 0.5], [-1, -1]], atol=2e-3)
+    far = decoder.rows([[-1, 0]] * 5, home)
     np.testing.assert_allclose(kinematics.tip_xy(far[-1]), [0.30, 0.0], atol=1e-4)
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from vla_ros.episodes.data import CHUNK, OBSERVATION, PROGRESS, SAFETY
 from vla_ros.episodes.reader import DAMAGE, EpisodeReader
+from vla_ros.episodes.tensors import CHUNK, OBSERVATION, PROGRESS, SAFETY
 from vla_ros.episodes.writer import PART
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.observation import ENCODING, seconds
+from vla_ros.types import JOINT_DELTA, JOINT_POSITION
 
 DEMONSTRATION = "demonstration"  # metadata `kind` of an episode without policy, judge and safety filter
 JITTER = 0.5  # of a frame's period: an interval further off is a missing or doubled frame
@@ -101,7 +103,7 @@ def check(reader: EpisodeReader, contract: RobotContract, needed: Sequence[str])
         findings.add("short", OBSERVATION, "", f"{len(stamps)} frame(s)", "at least 2, which make one step")
     _check_stamps(stamps, OBSERVATION, findings)
     _check_rate(stamps, contract, findings)
-    _check_chunks(reader, set(stamps), findings)
+    _check_chunks(reader, contract, set(stamps), findings)
     _check_others(reader, contract, findings)
     return findings.result()
 
@@ -133,11 +135,14 @@ def _check_observation(message: Any, at: str, contract: RobotContract, findings:
     cameras = list(message.cameras)
     if missing := [name for name in contract.observation.cameras if name not in cameras]:
         add("camera", found=f"cameras {', '.join(cameras) or 'none'}", expected=f"'{missing[0]}' among them")
+    if len(message.images) != len(cameras):
+        add("camera", found=f"{len(message.images)} images", expected=f"{len(cameras)}, one per camera")
     for name, image in zip(cameras, message.images, strict=False):
         shape = (image.height, image.width, image.encoding, len(image.data))
-        if shape != (height, width, "rgb8", 3 * height * width):
+        if shape != (height, width, ENCODING, 3 * height * width):
             found = f"{image.encoding} {image.height}x{image.width} in {len(image.data)} bytes"
-            add("image", found=f"image of '{name}' {found}", expected=f"rgb8 {height}x{width} in {3 * height * width} bytes")
+            expected = f"{ENCODING} {height}x{width} in {3 * height * width} bytes"
+            add("image", found=f"image of '{name}' {found}", expected=expected)
     names, position = list(message.joint_names), np.asarray(message.position, np.float64)
     if missing := [name for name in contract.joints if name not in names]:
         add("joint", found=f"joints {', '.join(names) or 'none'}", expected=f"'{missing[0]}' among them")
@@ -170,12 +175,17 @@ def _check_rate(stamps: Sequence[float], contract: RobotContract, findings: Find
         findings.add("gap", OBSERVATION, at, f"{intervals[frame]:.4g} s after the frame before", f"{1 / rate:g} s ({expected})")
 
 
-def _check_chunks(reader: EpisodeReader, observed: set[float], findings: Findings) -> None:
+def _check_chunks(reader: EpisodeReader, contract: RobotContract, observed: set[float], findings: Findings) -> None:
     answered = []
     for frame, message in _decoded(reader, CHUNK, findings):
-        at, data = _at(frame, message.header.stamp), np.asarray(message.data, np.float64)
+        at, data, names = _at(frame, message.header.stamp), np.asarray(message.data, np.float64), list(message.joint_names)
         if message.rows == 0 or data.size == 0 or data.size % message.rows:
             findings.add("rows", CHUNK, at, f"{data.size} values in {message.rows} rows", "as many in each row")
+        elif message.semantics in (JOINT_POSITION, JOINT_DELTA):
+            width = data.size // message.rows
+            if sorted(names) != sorted(contract.joints) or width != len(names):
+                found = f"{width} columns for {', '.join(names) or 'no joints'}"
+                findings.add("joint", CHUNK, at, found, f"one for each of {', '.join(contract.joints)}")
         if bad := _not_finite(data):
             findings.add("finite", CHUNK, at, f"value {bad[0]} {data[bad[0]]}", "a finite number")
         answered.append(seconds(message.observation_stamp))
@@ -210,11 +220,6 @@ def _not_finite(values: ArrayLike) -> list[int]:
     return [int(i) for i in np.flatnonzero(~np.isfinite(np.asarray(values, np.float64)))]
 
 
-def seconds(stamp: Any) -> float:
-    """s, of a builtin_interfaces/Time."""
-    return float(stamp.sec) + float(stamp.nanosec) * 1e-9
-
-
 def _at(frame: int, stamp: Any) -> str:
     return f"frame {frame} at {seconds(stamp):.3f} s"
 
@@ -227,9 +232,3 @@ def fail(findings: Sequence[Finding]) -> None:
     if findings:
         more = f"; and {len(findings) - 1} more, see `vla-ros episodes check`" if len(findings) > 1 else ""
         raise VlaRosError(f"{findings[0]}{more}")
-
-
-def joint_positions(message: Any, joints: Sequence[str]) -> NDArray[np.float64]:
-    """[n] rad, positions of a checked Observation in the order of `joints`."""
-    names, position = list(message.joint_names), np.asarray(message.position, np.float64)
-    return position[[names.index(name) for name in joints]]

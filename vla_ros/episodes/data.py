@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from vla_ros.episodes.labels import read_label
 from vla_ros.episodes.reader import EpisodeReader
+from vla_ros.episodes.tensors import CHUNK, OBSERVATION, PROGRESS, SAFETY, Seen, joint_rows, tokens_of
 from vla_ros.errors import VlaRosError
+from vla_ros.robots.actions import action_space
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
-from vla_ros.robots.observation import proprio_state
+from vla_ros.robots.observation import seconds
 from vla_ros.types import SafetyMode
-
-OBSERVATION, CHUNK, PROGRESS, SAFETY = "/observation", "/policy/chunk", "/progress", "/safety/state"
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class EpisodeData:
     path: Path
     instruction: str
     stamps: NDArray[np.float64]  # [T + 1] s
-    images: NDArray[np.uint8]  # [T + 1, H, W, 3] of the contract's first policy camera
-    states: NDArray[np.float32]  # [T + 1, S] proprioception as the policy gets it
-    tokens: NDArray[np.int16]  # [T, rows, D] raw action
+    images: NDArray[np.uint8]  # [T + 1, (cameras,) H, W, 3] as the policy gets them
+    states: NDArray[np.float32]  # [T + 1, S] as the policy gets them
+    actions: NDArray[np.float32]  # [T, rows, D] raw action in the contract's units, as the published rows say it
+    tokens: NDArray[np.int16]  # [T, rows, D] raw action in bins; [T, rows, 0] of a policy without them
     log_probabilities: NDArray[np.float32]  # [T]
     policy_versions: NDArray[np.int64]  # [T]
     steps_to_go: NDArray[np.float32]  # [T + 1] as the judge estimated it
@@ -65,9 +66,9 @@ def load_episode(path: str | Path, robot: str | RobotContract = "", strict: bool
     for topic in (OBSERVATION, CHUNK, PROGRESS, SAFETY):
         if topic not in found:
             raise VlaRosError(f"{path}: {topic} was not recorded; found {', '.join(sorted(found)) or 'no messages'}")
-    observations = {_seconds(m.header.stamp): m for m in reader.of(OBSERVATION)}
-    chunks = {_seconds(m.observation_stamp): m for m in reader.of(CHUNK)}
-    estimates = {_seconds(m.header.stamp): m for m in reader.of(PROGRESS)}
+    observations = _observations(reader)
+    chunks = {seconds(m.observation_stamp): m for m in reader.of(CHUNK)}
+    estimates = {seconds(m.header.stamp): m for m in reader.of(PROGRESS)}
     judged = sorted(observations.keys() & estimates.keys())
     answered = [stamp for stamp in judged if stamp in chunks]
     last = next((stamp for stamp in reversed(judged) if answered and stamp > answered[0]), None)
@@ -80,15 +81,21 @@ def load_episode(path: str | Path, robot: str | RobotContract = "", strict: bool
     kept = [*starts, last]
     inside = sum(starts[0] <= stamp <= last for stamp in observations)
     estimate = np.array([estimates[s].steps_to_go for s in kept], np.float32)
-    images, states = _tensors([observations[s] for s in kept], contract, path)
+    kinematics = Kinematics(contract)
+    seen = Seen.of([observations[s] for s in kept], contract, kinematics, path)
+    rows, tokens = [joint_rows(chunks[s], contract, path) for s in starts], [tokens_of(chunks[s], path) for s in starts]
+    if len(shapes := {(row.shape, drawn.shape) for row, drawn in zip(rows, tokens, strict=True)}) != 1:
+        raise VlaRosError(f"{path}: {CHUNK}: found shapes {sorted(shapes)} of data and action_tokens, expected one of each")
+    space = action_space(contract, kinematics)
     latched, limited = _safety(reader.of(SAFETY), kept)
     return EpisodeData(
         path=path,
         instruction=reader.metadata.get("instruction") or str(estimates[last].instruction),
         stamps=np.array(kept),
-        images=images,
-        states=states,
-        tokens=_tokens([chunks[s] for s in starts], path),
+        images=seen.images,
+        states=seen.states,
+        actions=np.stack([space.action(row, q) for row, q in zip(rows, seen.positions, strict=False)]),
+        tokens=np.stack(tokens),
         log_probabilities=np.array([chunks[s].log_probability for s in starts], np.float32),
         policy_versions=np.array([chunks[s].policy_version for s in starts], np.int64),
         steps_to_go=estimate,
@@ -103,10 +110,6 @@ def load_episode(path: str | Path, robot: str | RobotContract = "", strict: bool
     )
 
 
-def _seconds(stamp: Any) -> float:
-    return float(stamp.sec) + float(stamp.nanosec) * 1e-9
-
-
 def _contract(reader: EpisodeReader, robot: str | RobotContract) -> RobotContract:
     recorded = reader.metadata.get("robot", "")
     contract = robot if isinstance(robot, RobotContract) else RobotContract.load(robot or recorded or "panda")
@@ -115,33 +118,14 @@ def _contract(reader: EpisodeReader, robot: str | RobotContract) -> RobotContrac
     return contract
 
 
-def _tensors(observations: Sequence[Any], contract: RobotContract, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    camera, (height, width) = contract.observation.cameras[0], contract.observation.size
-    kinematics = Kinematics(contract)
-    images, states = [], []
-    for message in observations:
-        if camera not in message.cameras:
-            raise VlaRosError(f"{path}: {OBSERVATION}: cameras: found {list(message.cameras)}, expected '{camera}'")
-        image = message.images[list(message.cameras).index(camera)]
-        if (image.height, image.width, image.encoding) != (height, width, "rgb8") or len(image.data) != height * width * 3:
-            found = f"{image.encoding} {image.height}x{image.width}, {len(image.data)} bytes"
-            expected = f"rgb8 {height}x{width}, {height * width * 3} bytes"
-            raise VlaRosError(f"{path}: {OBSERVATION}: image of '{camera}': found {found}, expected {expected}")
-        images.append(np.frombuffer(image.data, np.uint8).reshape(height, width, 3))
-        names = list(message.joint_names)
-        if missing := [name for name in contract.joints if name not in names]:
-            raise VlaRosError(f"{path}: {OBSERVATION}: joint_names: '{missing[0]}' is missing; found {names}")
-        q = np.array([message.position[names.index(name)] for name in contract.joints])
-        states.append(proprio_state(contract, kinematics.tip_pose(q)[:3]))
-    return np.stack(images), np.stack(states).astype(np.float32)
-
-
-def _tokens(chunks: Sequence[Any], path: Path) -> NDArray[np.int16]:
-    rows = [np.asarray(m.action_tokens, np.int16).reshape(m.rows, -1) for m in chunks if m.rows]
-    shapes = {row.shape for row in rows}
-    if len(rows) != len(chunks) or len(shapes) != 1 or 0 in next(iter(shapes)):
-        raise VlaRosError(f"{path}: {CHUNK}: action_tokens: found shapes {sorted(shapes)}, expected one, [rows, D]")
-    return np.stack(rows)
+def _observations(reader: EpisodeReader) -> dict[float, Any]:
+    """By stamp."""
+    found: dict[float, Any] = {}
+    for message in reader.of(OBSERVATION):
+        if (stamp := seconds(message.header.stamp)) in found:
+            raise VlaRosError(f"{reader.path}: {OBSERVATION}: frame at {stamp:.3f} s: found a second one, expected a later stamp")
+        found[stamp] = message
+    return found
 
 
 def _rewards(estimates: Sequence[Any], gapless: bool, steps_to_go: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -154,7 +138,7 @@ def _rewards(estimates: Sequence[Any], gapless: bool, steps_to_go: NDArray[np.fl
 def _safety(states: Sequence[Any], stamps: Sequence[float]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     steps = len(stamps) - 1
     latched, limited = np.zeros(steps, np.bool_), np.zeros(steps, np.bool_)
-    times = np.array([_seconds(m.header.stamp) for m in states])
+    times = np.array([seconds(m.header.stamp) for m in states])
     for step, message in zip(np.searchsorted(stamps, times, side="right") - 1, states, strict=True):
         if 0 <= step < steps:
             latched[step] |= message.state == SafetyMode.LATCHED

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from vla_ros.episodes.check import DEMONSTRATION
-from vla_ros.episodes.data import CHUNK, OBSERVATION
 from vla_ros.episodes.definitions import typestore
 from vla_ros.episodes.lerobot import LeRobotEpisode
 from vla_ros.episodes.lerobot_meta import JOINTS, SUCCESS
+from vla_ros.episodes.tensors import CHUNK, OBSERVATION
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mcap.reader import make_reader
 
-from vla_ros.episodes.data import OBSERVATION
 from vla_ros.episodes.labels import read_label
 from vla_ros.episodes.reader import DAMAGE, EpisodeReader
+from vla_ros.episodes.tensors import OBSERVATION
 from vla_ros.episodes.writer import METADATA, PART
 from vla_ros.errors import VlaRosError
 

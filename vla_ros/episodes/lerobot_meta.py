@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 
 from vla_ros.episodes.check import Finding
 from vla_ros.episodes.lerobot_stats import NEEDED
-from vla_ros.episodes.trajectory import action_names, state_names
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.shapes import action_names, state_names
 
 VERSION = "v3.0"
 CHUNKS_SIZE = 1000  # files per chunk folder

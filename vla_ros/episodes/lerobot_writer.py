@@ -17,11 +17,12 @@ import vla_ros
 from vla_ros.episodes import lerobot_meta as layout
 from vla_ros.episodes import lerobot_stats
 from vla_ros.episodes.lerobot_stats import ImageStats, Stats
-from vla_ros.episodes.trajectory import Trajectory, action_names, state_names
+from vla_ros.episodes.trajectory import Trajectory
 from vla_ros.episodes.video import CODEC, PIXELS, VideoWriter
 from vla_ros.episodes.writer import PART
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.shapes import action_names, state_names
 from vla_ros.types import Image
 
 DATA_MB, VIDEO_MB = 100, 200  # a file that has grown beyond this is not continued, as LeRobot's own writer does
@@ -78,8 +79,8 @@ class LeRobotWriter:
             "dataset_to_index": self.frames + len(trajectory),
         }  # fmt: skip
         table = {key: _arrow(values, self._schema.field(key).type) for key, values in columns.items()}
-        for camera, images in trajectory.images.items():
-            key = layout.camera_key(camera)
+        for camera in trajectory.cameras:
+            key, images = layout.camera_key(camera), trajectory.pictures(camera)
             stats[key] = _image_stats(images)
             if self.video:
                 row |= self._write_video(key, images)
@@ -143,9 +144,9 @@ class LeRobotWriter:
         steps = len(trajectory)
         last = np.arange(steps) == steps - 1
         columns: dict[str, np.ndarray] = {
-            layout.STATE: trajectory.states,
-            layout.ACTION: trajectory.actions,
-            layout.JOINTS: trajectory.positions,
+            layout.STATE: trajectory.states[:steps],
+            layout.ACTION: trajectory.actions[:steps, 0],
+            layout.JOINTS: trajectory.positions[:steps],
             layout.DONE: last,
             layout.SUCCESS: last & trajectory.success,
             "timestamp": (np.arange(steps) / self.fps).astype(np.float32),

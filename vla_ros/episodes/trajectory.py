@@ -2,62 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.episodes.check import DEMONSTRATION, check, fail, joint_positions, seconds
-from vla_ros.episodes.data import CHUNK, OBSERVATION, SAFETY
+from vla_ros.episodes.check import DEMONSTRATION, check, fail
 from vla_ros.episodes.labels import read_label
 from vla_ros.episodes.reader import EpisodeReader
+from vla_ros.episodes.tensors import CHUNK, OBSERVATION, SAFETY, Seen, joint_rows
 from vla_ros.errors import VlaRosError
+from vla_ros.robots.actions import action_space
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
-from vla_ros.robots.observation import proprio_state
+from vla_ros.robots.observation import seconds
 from vla_ros.types import Array, Image
-
-TIP_DELTA = ("delta_x", "delta_y")  # of an action with `tip_delta_xy` [m]
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """T equally spaced observations with the action that was executed from each to the next one."""
+    """N equally spaced observations and the actions that were executed, in the tensors of the contract.
+
+    `len` is the number T of observations that an action is known for: all N of a demonstration, else all but the last.
+    """
 
     path: Path
     instruction: str
     start: float  # s, stamp of the first observation
-    states: NDArray[np.float32]  # [T, S] the contract's `observation.state`
-    actions: NDArray[np.float32]  # [T, A] see `action_names`
-    positions: NDArray[np.float32]  # [T, n] rad, of the joints
-    images: dict[str, list[Image]]  # T of each of the contract's policy cameras, [H, W, 3]; views on the recording
-    success: bool  # the operator's label if there is one, else the judge's verdict
+    cameras: tuple[str, ...]
+    images: NDArray[np.uint8]  # [N, (cameras,) H, W, 3]
+    states: NDArray[np.float32]  # [N, S]
+    positions: NDArray[np.float32]  # [N, n] rad, m of the joints
+    actions: NDArray[np.float32]  # [N, chunk, D] that lead to the commands after an observation; past the end the last one
+    steps: int
+    outcome: str  # the operator's label if there is one, else the judge's verdict; empty: neither was recorded
     metadata: dict[str, str]
     label: dict[str, str]
 
     def __len__(self) -> int:
-        return len(self.actions)
+        return self.steps
 
+    @property
+    def success(self) -> bool:
+        return self.outcome == "success"
 
-def state_names(contract: RobotContract) -> tuple[str, ...]:
-    """The S parts of a state: the joints, or what the contract lists."""
-    return contract.joints if contract.action.semantics == "joint_position" else contract.observation.state
-
-
-def action_names(contract: RobotContract) -> tuple[str, ...]:
-    """The A parts of an action: commanded position of each joint [rad] at the end of the step, or the commanded tip's
-    displacement during the step [m]."""
-    return contract.joints if contract.action.semantics == "joint_position" else TIP_DELTA
+    def pictures(self, camera: str) -> list[Image]:
+        """T of one camera, [H, W, 3]."""
+        images = self.images[: self.steps]
+        return list(images if len(self.cameras) == 1 else images[:, self.cameras.index(camera)])
 
 
 def load_trajectory(path: str | Path, contract: RobotContract) -> Trajectory:
     """Reads one episode.
 
-    The action is the executed one, from /safety/state. A demonstration (metadata `kind`) has none of that: its chunks
-    are what was executed.
+    What was executed is the safety filter's command at the time of the next observation, from /safety/state. A
+    demonstration (metadata `kind`) has none of that: its chunks are what was executed.
 
     Raises:
         VlaRosError: the file has a fault on a topic that is used here; see `check`.
@@ -67,31 +67,26 @@ def load_trajectory(path: str | Path, contract: RobotContract) -> Trajectory:
     fail(check(reader, contract, (OBSERVATION, CHUNK if demonstration else SAFETY)))
     if not (instruction := reader.metadata.get("instruction", "")):
         raise VlaRosError(f"{reader.path}: metadata: instruction: found none, expected what the episode is to do")
-    observations = reader.of(OBSERVATION)
-    stamps = np.array([seconds(message.header.stamp) for message in observations])
-    positions = np.stack([joint_positions(message, contract.joints) for message in observations])
-    actions = (_demonstrated if demonstration else _executed)(reader, stamps, contract)
-    steps, label = len(actions), read_label(reader.path)
+    if contract.action.rate != contract.observation.rate:
+        found = f"action.rate: found {contract.action.rate:g} Hz"
+        raise VlaRosError(f"{contract.path}: {found}, expected observation.rate ({contract.observation.rate:g} Hz)")
+    messages, kinematics = reader.of(OBSERVATION), Kinematics(contract)
+    stamps = np.array([seconds(message.header.stamp) for message in messages])
+    seen = Seen.of(messages, contract, kinematics, reader.path)
+    commands = (_demonstrated if demonstration else _executed)(reader, stamps, contract)
+    space, steps, label = action_space(contract, kinematics), len(commands), read_label(reader.path)
+    due = np.minimum(np.arange(len(stamps))[:, None] + np.arange(contract.action.chunk), steps - 1)
     return Trajectory(
-        path=reader.path, instruction=instruction, start=float(stamps[0]),
-        states=_states(positions[:steps], contract), actions=actions.astype(np.float32),
-        positions=positions[:steps].astype(np.float32),
-        images={name: [_image(m, name) for m in observations[:steps]] for name in contract.observation.cameras},
-        success=(label.get("outcome") or reader.metadata.get("outcome")) == "success",
-        metadata=reader.metadata, label=label,
+        path=reader.path, instruction=instruction, start=float(stamps[0]), cameras=contract.observation.cameras,
+        images=seen.images, states=seen.states, positions=seen.positions.astype(np.float32),
+        actions=np.stack([space.action(commands[rows], q) for rows, q in zip(due, seen.positions, strict=True)]),
+        steps=steps, outcome=label.get("outcome") or reader.metadata.get("outcome", ""), metadata=reader.metadata, label=label,
     )  # fmt: skip
 
 
-def _states(positions: Array, contract: RobotContract) -> NDArray[np.float32]:
-    if contract.action.semantics == "joint_position":
-        return positions.astype(np.float32)
-    kinematics = Kinematics(contract)
-    return np.stack([proprio_state(contract, kinematics.tip_pose(q)[:3]) for q in positions])
-
-
 def _executed(reader: EpisodeReader, stamps: Array, contract: RobotContract) -> Array:
-    """[T, A] of T + 1 observations. Commands are recorded at least every /safety/state period and change smoothly, so
-    that the one at an observation's stamp is interpolated."""
+    """Commands [N - 1, n] rad, m at all stamps [N] but the first. They are recorded at least every period and change
+    smoothly, so that the one at an observation's stamp is interpolated."""
     messages = reader.of(SAFETY)
     times = np.array([seconds(message.header.stamp) for message in messages])
     period = 1.0 / contract.observation.rate
@@ -99,36 +94,15 @@ def _executed(reader: EpisodeReader, stamps: Array, contract: RobotContract) -> 
         found = f"{len(times)} from {times[0]:.3f} to {times[-1]:.3f} s, at most {np.diff(times).max(initial=0.0):.3f} s apart"
         expected = f"from {stamps[0]:.3f} to {stamps[-1]:.3f} s, at most {period:g} s apart"
         raise VlaRosError(f"{reader.path}: {SAFETY}: found {found}, expected {expected}: executed actions are not known")
-    recorded = np.stack([_ordered(message, contract.joints) for message in messages])
-    commands = np.stack([np.interp(stamps, times, column) for column in recorded.T], axis=1)
-    if contract.action.semantics == "joint_position":
-        return commands[1:]
-    kinematics = Kinematics(contract)
-    return np.diff(np.stack([kinematics.tip_xy(q) for q in commands]), axis=0)
+    orders = [[list(message.joint_names).index(name) for name in contract.joints] for message in messages]
+    recorded = np.stack([np.asarray(m.command, np.float64)[order] for m, order in zip(messages, orders, strict=True)])
+    return np.stack([np.interp(stamps[1:], times, column) for column in recorded.T], axis=1)
 
 
 def _demonstrated(reader: EpisodeReader, stamps: Array, contract: RobotContract) -> Array:
-    """[T, A] of T observations: the first row of each one's chunk."""
-    if contract.action.semantics != "joint_position":
-        raise VlaRosError(f"{reader.path}: a demonstration: found {contract.action.semantics}, expected joint_position")
-    rows = {}
-    for message in reader.of(CHUNK):
-        if sorted(message.joint_names) != sorted(contract.joints) or message.semantics != "joint_position":
-            found = f"{message.semantics} of {', '.join(message.joint_names) or 'no joints'}"
-            raise VlaRosError(f"{reader.path}: {CHUNK}: found {found}, expected joint_position of {', '.join(contract.joints)}")
-        row = np.asarray(message.data, np.float64).reshape(message.rows, -1)[0]
-        rows[seconds(message.observation_stamp)] = row[[list(message.joint_names).index(name) for name in contract.joints]]
+    """Commands [N, n] rad, m after N observations: the first row of each one's chunk."""
+    rows = {seconds(m.observation_stamp): joint_rows(m, contract, reader.path)[0] for m in reader.of(CHUNK)}
     for frame, stamp in enumerate(stamps):
         if stamp not in rows:
             raise VlaRosError(f"{reader.path}: {CHUNK}: found no answer to frame {frame} at {stamp:.3f} s, expected one")
     return np.stack([rows[stamp] for stamp in stamps])
-
-
-def _ordered(message: Any, joints: Sequence[str]) -> Array:
-    names = list(message.joint_names)
-    return np.asarray(message.command, np.float64)[[names.index(name) for name in joints]]
-
-
-def _image(message: Any, camera: str) -> Image:
-    image = message.images[list(message.cameras).index(camera)]
-    return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_ros.episodes.data import EpisodeData
+from vla_ros.episodes.trajectory import Trajectory
 from vla_ros.errors import VlaRosError
 from vla_ros.policy.prompt import Prompt
-from vla_ros.robots.contract import RobotContract
 
 
 @dataclass(frozen=True)
@@ -46,25 +45,20 @@ class Demonstrations:
         )  # fmt: skip
 
 
-def of_episodes(episodes: Sequence[EpisodeData], contract: RobotContract) -> Demonstrations:
-    """Recorded episodes as demonstrations: what the arm did, not what was asked of it, is cloned.
+def of_episodes(episodes: Sequence[Trajectory]) -> Demonstrations:
+    """Recorded episodes as demonstrations: what the arm was made to do, not what was asked of it, is cloned.
 
     Raises:
-        VlaRosError: no episodes, or a contract whose actions are not displacements of the tip.
+        VlaRosError: no episodes.
     """
     if not episodes:
         raise VlaRosError("demonstrations: found no episode that ended in success")
-    if contract.action.semantics != "tip_delta_xy":
-        raise VlaRosError(f"{contract.path}: action.semantics: found {contract.action.semantics}, expected tip_delta_xy")
-    # In a state 1 is half the workspace, in an action it is max_step.
-    reach = 0.5 * (np.array(contract.action.high) - np.array(contract.action.low)) / contract.action.max_step
     texts = tuple(dict.fromkeys(e.instruction for e in episodes))
     lengths = [len(e.images) for e in episodes]
-    moved = [(np.diff(e.states, axis=0, append=e.states[-1:]) * reach).astype(np.float32)[:, None] for e in episodes]
     return Demonstrations(
         images=np.concatenate([e.images for e in episodes]),
         states=np.concatenate([e.states for e in episodes]),
-        actions=np.concatenate(moved),
+        actions=np.concatenate([e.actions for e in episodes]),
         steps_to_go=np.concatenate([np.arange(n - 1, -1, -1) for n in lengths]).astype(np.int32),
         instruction=np.repeat([texts.index(e.instruction) for e in episodes], lengths).astype(np.int32),
         instructions=texts,

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Inputs
 from vla_ros.policy.model import Trunk
 from vla_ros.policy.policy import Model
@@ -91,6 +92,8 @@ class SelfImprovement:
     """The learner of stage 2. The trunk (vision, words, pointing) is frozen, so its features are computed once a batch."""
 
     def __init__(self, model: Model, config: ImproveConfig) -> None:
+        if model.config.head != "bins":
+            raise VlaRosError(f"self-improvement: head: found '{model.config.head}', expected bins: it learns from tokens")
         self.model, self.config = model.eval(), config
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=config.weight_decay)

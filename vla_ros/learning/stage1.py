@@ -24,10 +24,8 @@ from vla_ros.learning import sft
 from vla_ros.learning.data import Demonstrations, Inputs
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.model import VlaConfig, VlaModel
-from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import WordPrompt
 from vla_ros.progress import picture
-from vla_ros.progress.judge import Calibration, calibrate
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.collect import ExpertData, collect, grounding_samples
 from vla_ros.sim.tasks import Tasks
@@ -121,7 +119,7 @@ def _train(
     inputs = held_out.inputs(prompt)
     figures = sft.evaluate(model, inputs, held_out)
     if not behaviour:
-        calibration = calibration_of(model, inputs, held_out)
+        calibration = sft.calibration_of(model, inputs, held_out)
         figures |= {"threshold": calibration.threshold, "recall": calibration.recall}
     record = {"stage": "sft" if behaviour else "judge", "episodes": int(data.episode.max()) + 1, "seed": c.seed, **figures}
     checkpoint.save(folder, model, prompt, record)
@@ -129,13 +127,6 @@ def _train(
         calibration.save(folder)
         picture.draw(calibration, folder / picture.PICTURE)
     return figures
-
-
-@torch.inference_mode()
-def calibration_of(model: Model, inputs: Inputs, data: Demonstrations) -> Calibration:
-    """Detector's levels, and the evidence for them, from held-out episodes."""
-    parts = [model(*inputs[index])["steps_to_go"].softmax(-1) for index in torch.arange(len(data.steps_to_go)).split(256)]
-    return calibrate(torch.cat(parts).numpy(), data.steps_to_go, data.episode)
 
 
 def save_demonstrations(path: Path, data: Demonstrations) -> None:

@@ -31,6 +31,8 @@ from vla_ros.policy import adapter
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
+from vla_ros.progress import picture
+from vla_ros.progress.calibration import Calibration
 
 Report = Callable[[int, dict[str, float]], None]  # step, figures
 STATE = "state.safetensors"
@@ -47,6 +49,7 @@ class SupervisedConfig:
     warmup: int = 50  # steps
     clip: float = 1.0  # gradient norm
     label_sigma: float = 1.0  # bins
+    behaviour_weight: float = 1.0  # of the actions' loss; 0 trains a judge: steps-to-go only
     ema: float = 0.999  # of the weights that are evaluated and kept; 0: the last ones
     shift: float = 0.03  # share of the picture's edge by which it is moved at random
     light: float = 0.2  # brightness and contrast at random, share
@@ -113,7 +116,7 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self._average = [p.detach().clone() for p in parameters]
         self.step, self._best, self._since = 0, math.inf, 0
-        self._inputs, self._labels = self.training.inputs(prompt), _Labels(self.training, model, c.label_sigma)
+        self._inputs, self._labels = self.training.inputs(prompt), _Labels(self.training, model, c)
         self._key = json.dumps({**asdict(c), "frames": len(data.images), "episodes": len(set(data.episode.tolist()))})
 
     def resume(self) -> bool:
@@ -173,6 +176,18 @@ class Trainer:
         self.model.eval()
         return figures
 
+    def calibrate(self) -> Calibration:
+        """The success detector of the checkpoint in the folder, from the held-out episodes; written beside it.
+
+        Raises:
+            VlaRosError: no threshold keeps false positives rare enough: the checkpoint can act, but not judge.
+        """
+        model, prompt = checkpoint.load(self.folder)
+        found = sft.calibration_of(model, self.held_out.inputs(prompt), self.held_out)
+        found.save(self.folder)
+        picture.draw(found, self.folder / picture.PICTURE)
+        return found
+
     def _update(self, index: Tensor) -> dict[str, float]:
         """One optimiser step on the frames `index`, of which this process takes its share."""
         c, generator = self.config, torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
@@ -223,7 +238,7 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Loss and figures of the averaged weights on the held-out episodes."""
         data, inputs = self.held_out, self.held_out.inputs(self.prompt)
-        labels = _Labels(data, self.plain, self.config.label_sigma)
+        labels = _Labels(data, self.plain, self.config)
         everything = torch.arange(len(data.images))
         rows = labels.rows(everything, torch.zeros(len(everything), dtype=torch.long))
         whole, loss = labels.counts(rows), 0.0
@@ -282,11 +297,11 @@ class Trainer:
 class _Labels:
     """What the network is asked about every frame."""
 
-    def __init__(self, data: Demonstrations, model: Model, sigma: float) -> None:
+    def __init__(self, data: Demonstrations, model: Model, c: SupervisedConfig) -> None:
         self._actions = model.units.to_network(torch.from_numpy(data.actions).to(model.units.action.device)).cpu()
         self._counted = sft.rows_that_count(data)  # [N, chunk]
-        self._togo = sft.steps_to_go_labels(data, model.config.steps_to_go_bins, sigma)
-        self._head, self._sigma = model.head, sigma
+        self._togo = sft.steps_to_go_labels(data, model.config.steps_to_go_bins, c.label_sigma)
+        self._head, self._sigma, self._weight = model.head, c.label_sigma, c.behaviour_weight
 
     def rows(self, index: Tensor, running: Tensor) -> Tensor:
         """[B, chunk] bool: rows that are asked for, of chunks whose first `running` [B] rows are given."""
@@ -301,4 +316,4 @@ class _Labels:
         device = out["action"].device
         each = self._head.loss(out["action"], self._actions[index].to(device), self._sigma)
         togo = cross_entropy(out["steps_to_go"], self._togo[index].to(device), reduction="sum")
-        return {"action": each[rows.to(device)].sum() / whole[0], "steps_to_go": togo / whole[1]}
+        return {"action": self._weight * each[rows.to(device)].sum() / whole[0], "steps_to_go": togo / whole[1]}

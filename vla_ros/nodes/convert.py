@@ -20,6 +20,7 @@ from vla_ros.msg import Observation as ObservationMsg
 from vla_ros.msg import Progress as ProgressMsg
 from vla_ros.msg import SafetyState as SafetyStateMsg
 from vla_ros.robots.image import decode
+from vla_ros.robots.observation import of_message
 from vla_ros.safety.filter import Counters
 from vla_ros.types import ActionChunk, Array, Image, JointState, Observation, ProgressEstimate, SafeCommand
 
@@ -101,20 +102,8 @@ def image_message(rgb: Image, time: float, frame: str = "") -> ImageMsg:
 
 
 def observation(message: ObservationMsg) -> Observation:
-    """
-    Raises:
-        VlaRosError: cameras and images differ in number, or an image is not what it says it is.
-    """
-    if len(message.cameras) != len(message.images):
-        raise VlaRosError(f"observation: found {len(message.images)} images for {len(message.cameras)} cameras")
-    joints = JointState(
-        seconds(message.header.stamp),
-        tuple(message.joint_names),
-        np.asarray(message.position, np.float64),
-        np.asarray(message.velocity, np.float64),
-    )
-    images = {name: image(entry) for name, entry in zip(message.cameras, message.images, strict=True)}
-    return Observation(joints.stamp, images, joints, float(message.skew))
+    """See vla_ros.robots.observation.of_message, which reads recordings as well."""
+    return of_message(message)
 
 
 def observation_message(value: Observation, frames: dict[str, str]) -> ObservationMsg:
@@ -203,6 +192,8 @@ def progress_message(value: ProgressEstimate, instruction: str, episode_id: str)
         instruction=instruction,
         steps_to_go=float(value.steps_to_go),
         spread=float(value.spread),
+        low=float(value.low),
+        high=float(value.high),
         success_probability=float(value.success_probability),
         success=bool(value.success),
         reward=float(value.reward),

@@ -21,8 +21,8 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
 
 from vla_ros.episodes import EpisodeWriter
-from vla_ros.episodes.data import OBSERVATION
 from vla_ros.episodes.monitor import SUCCESS, TIME_LIMIT, EpisodeMonitor
+from vla_ros.episodes.tensors import OBSERVATION
 from vla_ros.errors import VlaRosError
 from vla_ros.msg import ActionChunk, Episode, Instruction, Observation, Progress, SafetyState
 from vla_ros.nodes import convert, qos

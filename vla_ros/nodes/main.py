@@ -48,5 +48,4 @@ def run(create: Callable[[], AnyNode], args: list[str] | None = None, spin: Call
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-        gc.unfreeze()
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rclpy.node import Node
 from torch import Tensor
 
@@ -25,23 +26,26 @@ from vla_ros.msg import PolicyVersion as PolicyVersionMsg
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.main import run
-from vla_ros.policy import adapter, engines
+from vla_ros.policy import adapter, engines, foreign
 from vla_ros.policy.policy import VlaPolicy, load
+from vla_ros.policy.running import RunningChunk
 from vla_ros.policy.store import WeightStore
-from vla_ros.robots.actions import ActionDecoder
+from vla_ros.robots.actions import action_space
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.homing import homing_rows
 from vla_ros.robots.kinematics import Kinematics
-from vla_ros.robots.observation import proprio_state
+from vla_ros.robots.observation import images_of, positions_of, state_of
+from vla_ros.robots.shapes import check_model
 from vla_ros.srv import ActivatePolicy
-from vla_ros.types import ActionChunk, Observation
+from vla_ros.types import ActionChunk, Image, Observation
 
 
 class PolicyNode(Node):
     def __init__(self) -> None:
         super().__init__("policy_node")
         robot = self.declare_parameter("robot", "panda").value
-        folder = Path(self.declare_parameter("policy", "").value)
+        source = self.declare_parameter("policy", "").value
+        mapping = self.declare_parameter("mapping", "").value
         store = self.declare_parameter("store", "").value
         engine = self.declare_parameter("engine", "eager").value
         self.temperature = self.declare_parameter("temperature", 1.0)
@@ -49,12 +53,14 @@ class PolicyNode(Node):
 
         self.contract = RobotContract.load(robot)
         self.kinematics = Kinematics(self.contract)
-        self.decoder = ActionDecoder(self.contract, self.kinematics)
-        model, prompt = load(folder, self.contract.robot)
-        torch.manual_seed(0)
-        self.policy = VlaPolicy(model, prompt, engines.build(engine, adapter.add(model), prompt))
+        self.space = action_space(self.contract, self.kinematics)
+        device = self.declare_parameter("device", "cpu").value  # as torch names it; auto: over all GPUs
+        half = self.declare_parameter("half", False).value  # a pretrained base in bfloat16
+        self.policy = self._made(source, engine, mapping, device, half)
+        prefix = self.policy.model.units.prefix if isinstance(self.policy, VlaPolicy) else 0
+        self.running = RunningChunk(1 / self.contract.action.rate, prefix)
         self.store = WeightStore(Path(store)) if store else None
-        self.version = PolicyVersionMsg(number=1, stage="sft", path=str(folder))
+        self.version = PolicyVersionMsg(number=1, stage="foreign" if foreign.is_foreign(source) else "sft", path=source)
         self.instruction = Instruction()
         self._pending: tuple[PolicyVersionMsg, dict[str, Tensor]] | None = None
         self._probe: Observation | None = None  # last observation, on which a new version must behave
@@ -72,11 +78,36 @@ class PolicyNode(Node):
             self._load(latest.number, latest.sha256)
             self._swap()
         self.active.publish(self.version)
-        self.get_logger().info(f"policy of {folder.name} ready, version {self.version.number}, engine {engine}")
+        self.get_logger().info(f"policy of {Path(source).name} ready, version {self.version.number}, engine {engine}")
+
+    def _made(self, source: str, engine: str, mapping: str, device: str, half: bool) -> foreign.Policy:
+        """
+        Raises:
+            VlaRosError: a parameter that does not fit, or a policy that does not.
+        """
+        if foreign.is_foreign(source):
+            if engine != "eager":
+                raise VlaRosError(f"parameter `engine`: found '{engine}', expected eager: policy {source} has its own")
+            other = foreign.load(source, self.contract, mapping)
+            self.get_logger().info(f"policy {source} says of itself: {other.metadata}")
+            return other
+        if mapping:
+            raise VlaRosError(f"parameter `mapping`: found '{mapping}', expected none: policy {source} is a checkpoint of ours")
+        model, prompt = load(Path(source), self.contract.robot, device, half)
+        check_model(self.contract, model.config, Path(source))
+        torch.manual_seed(0)
+        return VlaPolicy(model, prompt, engines.build(engine, adapter.add(model), prompt))
+
+    def _own(self) -> VlaPolicy:
+        """Raises VlaRosError where the policy is foreign."""
+        if not isinstance(self.policy, VlaPolicy):
+            raise VlaRosError(f"policy {self.version.path} is foreign: its weights change where it runs, `store` has none for it")
+        return self.policy
 
     def _on_instruction(self, message: Instruction) -> None:
         self.instruction = message
         self._homing_until = 0.0
+        self.running.reset()
         self.policy.seed(message.seed)
         if self._probe is not None:
             self._answer(self._probe)  # at once, not when the next frame comes
@@ -87,7 +118,11 @@ class PolicyNode(Node):
         except VlaRosError as error:
             self._refused(error)
         start = time.perf_counter()
-        self._probe = convert.observation(message)
+        try:
+            self._probe = convert.observation(message)
+        except VlaRosError as error:
+            self._unusable(error)
+            return
         self._decode = time.perf_counter() - start
         self._answer(self._probe)
 
@@ -104,25 +139,25 @@ class PolicyNode(Node):
             elif self.instruction.text:
                 self._act(observation)
         except VlaRosError as error:
-            self.diagnostics.error(str(error))
-            self.get_logger().error(str(error), throttle_duration_sec=2.0)
+            self._unusable(error)
+
+    def _unusable(self, error: VlaRosError) -> None:
+        self.diagnostics.error(str(error))
+        self.get_logger().error(str(error), throttle_duration_sec=2.0)
 
     def _act(self, observation: Observation) -> None:
         start = time.perf_counter()
-        camera = self.contract.observation.cameras[0]
-        joints = convert.ordered(observation.joints, self.contract.joints)
-        tip = self.kinematics.tip_pose(joints.position)[:3]
+        images, state = self._seen(observation)
         temperature = self.instruction.temperature or self.temperature.value
         decision = self.policy.infer(
-            observation.images[camera], self.instruction.text, proprio_state(self.contract, tip),
-            self.instruction.greedy, temperature,
-        )  # fmt: skip
+            images, self.instruction.text, state, self.instruction.greedy, temperature, self.running.rows(observation.stamp)
+        )
         drawn = time.perf_counter()
-        rows = self.decoder.decode(decision.tokens, tip, joints.position)
+        rows = self.space.rows(decision.action, positions_of(self.contract, observation.joints))
         end = time.perf_counter()
         post = decision.post + end - drawn
         preprocess = end - start - decision.model - post
-        period = 1 / self.contract.observation.rate
+        period = 1 / self.contract.action.rate
         self._publish(
             ActionChunk(
                 stamp=observation.stamp + period, period=period, joint_names=self.contract.joints, rows=rows,
@@ -132,17 +167,22 @@ class PolicyNode(Node):
             ),
             [(self._decode + preprocess) * 1e3, decision.model * 1e3, post * 1e3],
         )  # fmt: skip
+        delay = self.get_clock().now().nanoseconds * 1e-9 - observation.stamp
+        self.running.sent(observation.stamp, decision.action, delay)
         split = {"decode": self._decode, "preprocess": preprocess, "model": decision.model, "post": post, "latency": end - start}
         for name, seconds in split.items():
             self.diagnostics.sample(name, seconds)
+
+    def _seen(self, observation: Observation) -> tuple[Image, NDArray[np.float32]]:
+        """What the network takes of it."""
+        return images_of(self.contract, observation), state_of(self.contract, self.kinematics, observation.joints)
 
     def _home(self, observation: Observation) -> None:
         """One scripted chunk to the home pose; it passes the same safety filter as the policy's."""
         if observation.stamp < self._homing_until:
             return
-        joints = convert.ordered(observation.joints, self.contract.joints)
-        period = 1 / self.contract.observation.rate
-        rows = homing_rows(joints.position, self.kinematics.home(), self.contract.limits.velocity, period)
+        q, period = positions_of(self.contract, observation.joints), 1 / self.contract.action.rate
+        rows = homing_rows(q, self.kinematics.home(), self.contract.limits.velocity, period)
         start = self.get_clock().now().nanoseconds * 1e-9  # the arm stands still: the motion need not begin at the observation
         self._homing_until = start + period * (len(rows) + 2)
         self._publish(ActionChunk(stamp=start + period, period=period, joint_names=self.contract.joints, rows=rows), [])
@@ -167,11 +207,12 @@ class PolicyNode(Node):
         self.get_logger().error(str(error))
 
     def _load(self, number: int, digest: str = "") -> None:
+        own = self._own()
         if self.store is None:
             raise VlaRosError("parameter `store` is empty; set it to the weight store's folder to swap versions")
         record = self.store.record(number)
         weights = self.store.load(number, digest)
-        adapter.check(self.policy.model, weights, record.path)
+        adapter.check(own.model, weights, record.path)
         self._pending = (
             PolicyVersionMsg(
                 number=record.number, parent=record.parent, sha256=record.sha256, stage=record.stage,
@@ -188,19 +229,17 @@ class PolicyNode(Node):
         """
         if self._pending is None:
             return
-        start = time.perf_counter()
+        start, own = time.perf_counter(), self._own()
         (version, weights), self._pending = self._pending, None
-        previous = {name: tensor.detach().clone() for name, tensor in adapter.state(self.policy.model).items()}
-        self.policy.engine.swap(weights)
+        previous = {name: tensor.detach().clone() for name, tensor in adapter.state(own.model).items()}
+        own.engine.swap(weights)
         pause = time.perf_counter() - start
         if self._probe is not None and self.instruction.text:
-            camera = self.contract.observation.cameras[0]
-            tip = self.kinematics.tip_pose(convert.ordered(self._probe.joints, self.contract.joints).position)[:3]
-            state = proprio_state(self.contract, tip)
             try:
-                self.policy.infer(self._probe.images[camera], self.instruction.text, state, greedy=True)
+                images, state = self._seen(self._probe)
+                own.infer(images, self.instruction.text, state, greedy=True)
             except VlaRosError as error:
-                self.policy.engine.swap(previous)
+                own.engine.swap(previous)
                 running = self.version.number
                 raise VlaRosError(f"version {version.number} refused, version {running} stays: {error}") from error
         self.version = version

@@ -18,7 +18,8 @@ from vla_ros.policy.policy import load
 from vla_ros.progress.judge import Calibration, Judge
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
-from vla_ros.robots.observation import proprio_state
+from vla_ros.robots.observation import images_of, state_of
+from vla_ros.robots.shapes import check_model
 
 
 class ProgressNode(Node):
@@ -30,6 +31,7 @@ class ProgressNode(Node):
         self.contract = RobotContract.load(robot)
         self.kinematics = Kinematics(self.contract)
         model, prompt = load(folder, self.contract.robot)
+        check_model(self.contract, model.config, folder, acts=False)
         self.judge = Judge(model, prompt, Calibration.load(folder))
         self.instruction = Instruction()
         self._newest: ObservationMsg | None = None
@@ -53,14 +55,14 @@ class ProgressNode(Node):
     def _judge(self, message: ObservationMsg) -> None:
         if self.instruction.mode != Instruction.RUN or not self.instruction.text:
             return
-        observation = convert.observation(message)
-        if observation.stamp < convert.seconds(self.instruction.header.stamp):
+        if convert.seconds(message.header.stamp) < convert.seconds(self.instruction.header.stamp):
             return  # of the scene before
         start = time.perf_counter()
         try:
-            tip = self.kinematics.tip_pose(convert.ordered(observation.joints, self.contract.joints).position)[:3]
-            image = observation.images[self.contract.observation.cameras[0]]
-            estimate = self.judge.observe(observation.stamp, image, proprio_state(self.contract, tip))
+            observation = convert.observation(message)
+            images = images_of(self.contract, observation)
+            state = state_of(self.contract, self.kinematics, observation.joints)
+            estimate = self.judge.observe(observation.stamp, images, state)
         except VlaRosError as error:
             self.diagnostics.error(str(error))
             self.get_logger().error(str(error), throttle_duration_sec=2.0)

@@ -24,6 +24,7 @@ from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
 from vla_ros.nodes.main import run, spin_threads
+from vla_ros.policy.foreign import is_foreign
 from vla_ros.policy.policy import load_prompt
 from vla_ros.policy.store import WeightStore
 from vla_ros.robots.contract import RobotContract
@@ -38,8 +39,9 @@ class TrainerNode(Node):
         super().__init__("trainer_node")
         p = self.declare_parameter
         self.contract = RobotContract.load(p("robot", "panda").value)
-        self.policy = Path(p("policy", "").value)
-        self.prompt = load_prompt(self.policy)  # an instruction that the policy cannot read is refused at once
+        self.policy = p("policy", "").value
+        # An instruction that the policy cannot read is refused at once; foreign ones read anything.
+        self.prompt = None if is_foreign(self.policy) else load_prompt(Path(self.policy))
         self.store = WeightStore(Path(p("store", "").value or "store"))
         self.config = p("config", "config/training/self_improvement.yaml").value
         load_config(self.config)  # fail at start, not after an hour of practice
@@ -104,7 +106,7 @@ class TrainerNode(Node):
         result = RunTask.Result(outcome="aborted")
         with self._busy:
             try:
-                if g.instruction:
+                if g.instruction and self.prompt is not None:
                     self.prompt([g.instruction])
                 request = self.runner.prepare(request, lambda: handle.is_cancel_requested)
                 e = self.runner.run(request, lambda: handle.is_cancel_requested, feedback)
@@ -140,10 +142,12 @@ class TrainerNode(Node):
         goal, result = handle.request, Improve.Result()
         if not goal.episodes or not goal.episodes_per_update:
             return self._failed(handle, result, VlaRosError("Improve: episodes and episodes_per_update must be above 0"))
+        if self.prompt is None:
+            return self._failed(handle, result, VlaRosError(f"Improve: policy {self.policy} is foreign: it learns where it runs"))
         with self._busy:
             learner: LearnerProcess | None = None
             try:
-                learner = LearnerProcess(self.policy, self.store.folder, self.contract.robot, self.config)
+                learner = LearnerProcess(Path(self.policy), self.store.folder, self.contract.robot, self.config)
                 first = learner.answer(timeout=120.0)
                 if first is None:
                     raise VlaRosError("the learner process did not start within 120 s")

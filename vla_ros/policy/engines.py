@@ -47,8 +47,8 @@ class Eager:
     @torch.inference_mode()
     def __call__(self, images: Tensor, tokens: Tensor, mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Action logits [1, chunk, action_dim, bins] and steps-to-go logits [1, bins] of one observation."""
-        out = self.model(images, tokens, mask, state)
-        return out["action"], out["steps_to_go"]
+        out = self.model(*(t.to(self.model.device) for t in (images, tokens, mask, state)))
+        return out["action"].cpu(), out["steps_to_go"].cpu()
 
     def swap(self, weights: dict[str, Tensor]) -> None:
         """Copy checked weights into the live tensors; called between two inferences by the thread that infers."""

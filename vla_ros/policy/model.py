@@ -217,5 +217,11 @@ def steps_to_go_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Expectation d(o, g) and standard deviation [policy steps] of the steps-to-go distribution; logits [B, bins]."""
     probabilities = logits.softmax(-1)
     steps = torch.arange(logits.shape[-1], device=logits.device, dtype=probabilities.dtype)
-    mean = probabilities @ steps
-    return mean, (probabilities @ steps.square() - mean.square()).clamp_min(0).sqrt()
+    mean = (probabilities * steps).sum(-1)  # a matrix product would be rounded to bf16 under autocast
+    return mean, ((probabilities * steps.square()).sum(-1) - mean.square()).clamp_min(0).sqrt()
+
+
+def steps_to_go_quantiles(logits: Tensor, shares: Sequence[float]) -> Tensor:
+    """Steps [..., len(shares)] at or under which these shares of the distribution lie; logits [..., bins]."""
+    below = logits.softmax(-1).cumsum(-1)
+    return torch.stack([(below < share).sum(-1) for share in shares], -1)

@@ -57,8 +57,12 @@ def save(
     (Path(folder) / "training.json").write_text(json.dumps(record, indent=1))
 
 
-def load(folder: Path, robot: str = "") -> tuple[Model, Prompt]:
+def load(folder: Path, robot: str = "", device: str = "cpu", half: bool = False) -> tuple[Model, Prompt]:
     """Read a checkpoint folder.
+
+    Args:
+        device: as torch names it; "auto" spreads a large model over the GPUs that are there (accelerate's device_map).
+        half: the pretrained base in bfloat16; our own heads stay in float32.
 
     Raises:
         VlaRosError: not a checkpoint, a corrupt one, or one of another robot.
@@ -68,8 +72,11 @@ def load(folder: Path, robot: str = "") -> tuple[Model, Prompt]:
         if not (folder / name).is_file():
             raise VlaRosError(f"checkpoint {folder}: {name} is missing; expected a folder written by `vla-ros train`")
     try:
-        loaded: Any = MODELS[_kind(folder)].from_pretrained(folder, output_loading_info=True)
+        place: dict[str, Any] = {} if device == "cpu" else {"device_map": device}
+        loaded: Any = MODELS[_kind(folder)].from_pretrained(folder, output_loading_info=True, **place)
         model, report = cast(tuple[Model, dict[str, Any]], loaded)
+        if half and isinstance(model, VlmModel):
+            model.base.bfloat16()
     except DAMAGE as error:
         raise VlaRosError(f"checkpoint {folder}: cannot be read: {error}") from error
     prompt = load_prompt(folder)

@@ -56,7 +56,7 @@ class Calibration:
     frames: int  # held-out frames behind the two figures
     rank_correlation: float  # Spearman's, d against true steps-to-go, held-out
     release: float | None = None  # policy steps; None: the threshold, no hysteresis
-    evidence: Evidence | None = None  # None: set by hand
+    evidence: Evidence | None = None  # None: set by hand, for a detector in memory; from a file it is refused
 
     def save(self, folder: Path) -> None:
         (Path(folder) / CALIBRATION).write_text(json.dumps(asdict(self), indent=1))
@@ -69,13 +69,14 @@ class Calibration:
         """
         path = Path(folder) / CALIBRATION
         if not path.is_file():
-            raise VlaRosError(f"{path} is missing: a judge without calibration is not used; train it with `vla-ros demo`")
+            raise VlaRosError(f"{path} is missing: a judge without calibration is not used; train it with `vla-ros train`")
         try:
             values = _keys(cls, json.loads(path.read_text(encoding="utf-8")), "")
-            if values["evidence"] is not None:
-                evidence = _keys(Evidence, values["evidence"], "evidence.")
-                tables = {name: tuple(tuple(row) for row in evidence[name]) for name in ("reliability", "course")}
-                values["evidence"] = Evidence(**{**evidence, **tables})
+            if values["evidence"] is None:
+                raise ValueError("evidence is null, expected what held-out episodes say of it")
+            evidence = _keys(Evidence, values["evidence"], "evidence.")
+            tables = {name: tuple(tuple(row) for row in evidence[name]) for name in ("reliability", "course")}
+            values["evidence"] = Evidence(**{**evidence, **tables})
             found = cls(**values)
             found.check()
         except (ValueError, TypeError) as error:

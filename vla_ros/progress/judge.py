@@ -5,16 +5,18 @@ d(o, g) = E_p[steps-to-go]      r_t = d(o_t, g) - d(o_{t+1}, g)      success(o, 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vla_ros.errors import VlaRosError
-from vla_ros.policy.model import steps_to_go_moments
+from vla_ros.policy.model import steps_to_go_moments, steps_to_go_quantiles
 from vla_ros.policy.policy import Model, Words, inputs
 from vla_ros.policy.prompt import Prompt
 from vla_ros.progress.calibration import CALIBRATION, Calibration, Detector, detected
-from vla_ros.progress.evidence import at_goal, calibrate
+from vla_ros.progress.evidence import CENTRAL, at_goal, calibrate
 from vla_ros.types import ProgressEstimate
 
 __all__ = ["CALIBRATION", "Calibration", "Judge", "calibrate", "detected"]
@@ -55,9 +57,13 @@ class Judge:
         if not np.isfinite(mean):
             raise VlaRosError("the judge's steps-to-go is not finite; its checkpoint is broken")
         probability = float(at_goal(logits.softmax(-1), self.calibration.threshold)[0])
-        return self.estimate(stamp, mean, spread, probability)
+        low, high = (float(q) for q in steps_to_go_quantiles(logits, CENTRAL)[0])
+        return self.estimate(stamp, mean, spread, probability, low, high)
 
-    def estimate(self, stamp: float, mean: float, spread: float, probability: float) -> ProgressEstimate:
+    def estimate(
+        self, stamp: float, mean: float, spread: float, probability: float, low: float = math.nan, high: float = math.nan
+    ) -> ProgressEstimate:
         reward = 0.0 if self._last is None else self._last - mean
         self._last = mean
-        return ProgressEstimate(stamp, mean, spread, probability, self._detector.step(mean), reward, self.version)
+        success = self._detector.step(mean)
+        return ProgressEstimate(stamp, mean, spread, probability, success, reward, self.version, low, high)

@@ -1,6 +1,8 @@
-"""Policy tokens to joint positions and back: bins of tip displacement in the plane, and inverse kinematics."""
+"""The policy's actions and the joint rows that they mean, one class for each semantics of a contract."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,11 +13,58 @@ from vla_ros.robots.kinematics import Kinematics
 from vla_ros.types import Array
 
 
-class ActionDecoder:
-    """Decodes tokens [T, 2] (bin per axis) into joint rows [T, n]; encodes displacements into tokens.
+class ActionSpace(Protocol):
+    """Actions [T, dim] of a policy, in the contract's units. q [n] rad, m are the joints measured at the observation."""
 
-    Bin centres are linear: token k means -max_step + 2 max_step k / (bins - 1).
+    dim: int
+
+    def rows(self, action: ArrayLike, q: Array) -> Array:
+        """Joint rows [T, n] rad, m of an action [T, dim].
+
+        Raises:
+            VlaRosError: another shape, not finite, or out of reach.
+        """
+
+    def action(self, rows: Array, q: Array) -> NDArray[np.float32]:
+        """The inverse of rows(): the action [T, dim] that moves the joints so; out of range it is the closest one."""
+
+
+def action_space(contract: RobotContract, kinematics: Kinematics) -> ActionSpace:
+    return SPACES[contract.action.semantics](contract, kinematics)
+
+
+def _checked(action: ArrayLike, dim: int) -> Array:
+    """[T, dim]. Raises VlaRosError when it is not."""
+    values = np.asarray(action, np.float64)
+    if values.ndim != 2 or values.shape[1] != dim:
+        raise VlaRosError(f"action: found shape {list(values.shape)}, expected [T, {dim}]")
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise VlaRosError(f"action: row {row}, column {column}: found {values[row, column]}, expected a finite number")
+    return values
+
+
+class JointRows:
+    """`joint_position`: an action's rows are the joints' positions [rad, m]."""
+
+    def __init__(self, contract: RobotContract, kinematics: Kinematics) -> None:
+        self.dim = len(contract.joints)
+
+    def rows(self, action: ArrayLike, q: Array) -> Array:
+        return _checked(action, self.dim)
+
+    def action(self, rows: Array, q: Array) -> NDArray[np.float32]:
+        return rows.astype(np.float32)
+
+
+class ActionDecoder:
+    """`tip_delta_xy`: an action's rows are steps of the tip in the plane, -1..1 of action.max_step, from the measured tip on;
+    inverse kinematics keeps height and orientation.
+
+    The simulator's tasks count in tokens, bins of such steps: token k means -max_step + 2 max_step k / (bins - 1).
     """
+
+    dim = 2
 
     def __init__(self, contract: RobotContract, kinematics: Kinematics) -> None:
         self.contract = contract
@@ -23,6 +72,14 @@ class ActionDecoder:
         action = contract.action
         self.centres: Array = np.linspace(-action.max_step, action.max_step, action.bins)  # [bins] m
         self._low, self._high = np.array(action.low), np.array(action.high)
+
+    def rows(self, action: ArrayLike, q: Array) -> Array:
+        steps = np.clip(_checked(action, self.dim), -1.0, 1.0) * self.contract.action.max_step
+        return self.joints(self.targets(steps, self.kinematics.tip_xy(q)), q)
+
+    def action(self, rows: Array, q: Array) -> NDArray[np.float32]:
+        tips = np.array([self.kinematics.tip_xy(row) for row in (q, *rows)])
+        return np.clip(np.diff(tips, axis=0) / self.contract.action.max_step, -1.0, 1.0).astype(np.float32)
 
     def delta(self, tokens: ArrayLike) -> Array:
         """Displacements [..., 2] m of tokens [..., 2].
@@ -69,6 +126,5 @@ class ActionDecoder:
             row[:] = q
         return rows
 
-    def decode(self, tokens: ArrayLike, tip: Array, q: Array) -> Array:
-        """Joint rows [T, n] rad of tokens [T, 2], from the commanded tip [2+] m and joints `q` [n] rad."""
-        return self.joints(self.targets(self.delta(tokens), tip), q)
+
+SPACES: dict[str, type[JointRows] | type[ActionDecoder]] = {"joint_position": JointRows, "tip_delta_xy": ActionDecoder}

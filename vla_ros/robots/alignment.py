@@ -33,8 +33,9 @@ class Aligner:
     """Forms observations at the contract's rate; never waits, and holds a bounded number of frames.
 
     The first camera of `observation.cameras` is the reference. Its frame goes out as soon as every other camera has one
-    within max_skew and a joint state at or after its stamp has come; of the joint states the closest is taken, so the
-    result does not depend on the order of arrival. Not thread-safe.
+    within max_skew and the closest joint state has come, so the result does not depend on the order of arrival. That the
+    newest is the closest shows before the next one comes, from how far apart they are. Frames are made small as they come:
+    the observation then waits for the last one's only. Not thread-safe.
     """
 
     def __init__(self, contract: RobotContract) -> None:
@@ -42,6 +43,7 @@ class Aligner:
         self.counters = AlignmentCounters()
         self._size, self._skew = spec.size, spec.max_skew
         self._period = 1.0 / spec.rate
+        self._state_period = 1.0 / contract.control.rate
         self._reference, *self._others = spec.cameras
         self._joints = contract.joints
         self._frames: dict[str, deque[tuple[float, Image]]] = {name: deque(maxlen=FRAMES) for name in self._others}
@@ -62,12 +64,12 @@ class Aligner:
             elif stamp < self._newest + self._period - self._skew:
                 self.counters.skipped += 1
             else:
-                self._pending.append((stamp, rgb))
+                self._pending.append((stamp, resize(rgb, self._size)))
                 if len(self._pending) > FRAMES:
                     self._pending.popleft()
                     self.counters.dropped += 1
         elif camera in self._frames:
-            self._frames[camera].append((stamp, rgb))
+            self._frames[camera].append((stamp, resize(rgb, self._size)))
         else:
             known = ", ".join((self._reference, *self._others))
             raise VlaRosError(f"camera '{camera}' is no part of the observation; expected one of {known}")
@@ -130,16 +132,24 @@ class Aligner:
         stamp, images, joints, skew = complete
         self._newest = stamp
         self.counters.emitted += 1
-        return Observation(stamp, {name: resize(rgb, self._size) for name, rgb in images.items()}, joints, skew)
+        return Observation(stamp, images, joints, skew)
 
     def _closest_state(self, stamp: float) -> tuple[JointState | None, bool]:
         """The closest joint state within max_skew, and whether it must still be waited for."""
-        if not self._states or self._states[-1].stamp < stamp:
+        if not self._states or (self._states[-1].stamp < stamp and not self._next_is_farther(stamp)):
             return None, True
         at = bisect_left(self._states, stamp, key=lambda state: state.stamp)
         near = [self._states[k] for k in (at - 1, at) if 0 <= k < len(self._states)]
         best = min(near, key=lambda state: abs(state.stamp - stamp))
         return (best if abs(best.stamp - stamp) <= self._skew else None), False
+
+    def _next_is_farther(self, stamp: float) -> bool:
+        """A joint state that comes after `stamp` would not be closer than the newest: they come as the last two did, and at
+        least at the contract's rate."""
+        if len(self._states) < 2:
+            return False
+        spacing = min(self._states[-1].stamp - self._states[-2].stamp, self._state_period)
+        return stamp - self._states[-1].stamp <= min(0.5 * spacing, self._skew)
 
     def _closest_frame(self, camera: str, stamp: float) -> tuple[tuple[float, Image] | None, bool]:
         """The camera's closest frame within max_skew, and whether one may still come."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import pinocchio as pin
 
@@ -39,9 +41,13 @@ class Kinematics:
         self.model, _ = reduced_model(contract)
         self.contract = contract
         self.data = self.model.createData()
-        self.frame = self.model.getFrameId(contract.tip)
         self.posture: Array = np.array(contract.posture)
         self._home: Array | None = None
+
+    @cached_property
+    def frame(self) -> int:
+        """Of the tip. Raises VlaRosError where the robot has more than one."""
+        return int(self.model.getFrameId(self.contract.tip))
 
     def tip_pose(self, q: Array) -> Array:
         """Pose of the tip in the base frame [7]: x, y, z m and quaternion x, y, z, w."""
@@ -84,10 +90,10 @@ class Kinematics:
         )
 
     def home(self) -> Array:
-        """Joint positions [n] with the tip at the contract's home."""
+        """Joint positions [n] with the tip at the contract's home; the posture where there is no tip plane."""
         if self._home is None:
-            x, y = self.contract.home_tip
-            self._home = self.ik(self.posture, np.array([x, y, self.contract.action.height]))
+            plane = self.contract.action.tip_plane
+            self._home = self.posture if plane is None else self.ik(self.posture, np.array([*plane.home, plane.height]))
         return self._home.copy()
 
     def _check_limits(self, q: Array, xyz: Array) -> None:

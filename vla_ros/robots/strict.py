@@ -67,6 +67,10 @@ class Section:
     def section(self, key: str) -> Section:
         return Section(self._get(key, "a mapping"), self.path, self._name(key))
 
+    def mapping(self, key: str) -> dict[str, Any]:
+        """A mapping of anything, for somebody else to check."""
+        return dict(self.section(key)._content)
+
     def text(self, key: str) -> str:
         value = self._get(key, "text")
         if not isinstance(value, str) or not value:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.actions import ActionDecoder
 from vla_ros.robots.contract import RobotContract
-from vla_ros.robots.observation import proprio_state, resize
+from vla_ros.robots.observation import images_of, resize, state_of
 from vla_ros.sim.cell import Cell
 from vla_ros.sim.tasks import Scene, Tasks, sample_scene
 from vla_ros.types import ActionChunk, Array, Image, JointState, Observation, SafeCommand
@@ -146,12 +146,12 @@ class TabletopEnv:
         return Observation(joints.stamp, images, joints)
 
     def image(self, observation: Observation) -> Image:
-        """[H, W, 3] of the first policy camera."""
-        return observation.images[self.contract.observation.cameras[0]]
+        """[(cameras,) H, W, 3] as the policy gets them."""
+        return images_of(self.contract, observation)
 
     def state(self, observation: Observation) -> NDArray[np.float32]:
-        """Proprioception [len(observation.state)], -1..1."""
-        return proprio_state(self.contract, self.cell.kinematics.tip_xy(observation.joints.position))
+        """Proprioception [S] as the policy gets it."""
+        return state_of(self.contract, self.cell.kinematics, observation.joints)
 
     def _scene(self) -> Scene:
         if self.scene is None:

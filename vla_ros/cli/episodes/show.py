@@ -15,12 +15,13 @@ from rich.table import Table
 from vla_ros.cli.figure import save
 from vla_ros.cli.safety.recording import find
 from vla_ros.cli.safety.replay_command import console
-from vla_ros.episodes.check import JITTER, seconds
-from vla_ros.episodes.data import OBSERVATION, PROGRESS
+from vla_ros.episodes.check import JITTER
 from vla_ros.episodes.labels import read_label
 from vla_ros.episodes.reader import EpisodeReader
+from vla_ros.episodes.tensors import OBSERVATION, PROGRESS
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.observation import seconds
 
 WIDTH, HEIGHT = 72, 8  # characters of the curve
 EIGHTHS = " ▁▂▃▄▅▆▇█"

@@ -14,8 +14,8 @@ import numpy as np
 from rosbags.serde import SerdeError
 
 from vla_ros import embedded
-from vla_ros.episodes.data import CHUNK, OBSERVATION, SAFETY
 from vla_ros.episodes.reader import EpisodeReader, Recorded
+from vla_ros.episodes.tensors import CHUNK, OBSERVATION, SAFETY
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.types import ActionChunk, Array, JointState, SafetyMode

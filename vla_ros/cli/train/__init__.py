@@ -11,6 +11,9 @@ examples:
 `--policy`: `small` (the project's own model, from scratch), a checkpoint that vla-ros wrote, or a pretrained image-text model,
 a folder or a hub name: SmolVLM, Idefics3, PaliGemma, BLIP-2, Qwen2.5-VL, Qwen3-VL.
 
+The success detector's calibration on the held-out episodes is written beside the checkpoint, which can then be launched as
+`judge:=` as well.
+
 A run that was killed goes on where it was when the same command is given again. The checkpoint is the one with the least
 held-out loss; figures of the run lie beside it in log.jsonl, and in TensorBoard's format where it is installed.
 
@@ -30,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sft.add_argument("--data", nargs="+", type=Path, required=True, metavar="PATH", help="folders of *.mcap, files *.npz")
     sft.add_argument("--policy", required=True, help="small | a checkpoint's folder | a hub name")
     sft.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    sft.add_argument("--judge", action="store_true", help="steps-to-go alone: a judge, for any policy's episodes")
     sft.add_argument("--skip-bad", action="store_true", help="leave out episodes that cannot be read, list and count them")
     sft.add_argument("--head", choices=("bins", "gaussian", "laplace"), default="bins", help="of a new policy (bins)")
     sft.add_argument("--token-learner", type=int, default=0, metavar="N", help="its head reads N tokens, pooled from all")

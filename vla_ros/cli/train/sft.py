@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vla_ros.episodes.data import EpisodeData, load_episode
+from vla_ros.episodes.check import DEMONSTRATION
+from vla_ros.episodes.trajectory import Trajectory, load_trajectory
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import data as demonstrations
 from vla_ros.learning.data import Demonstrations
@@ -27,9 +28,11 @@ from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt, WordPrompt
 from vla_ros.policy.vlm import VlmModel, VlmPrompt, memory
 from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.shapes import action_names, check_model, image_shape, model_shapes, state_names
 
 SMALL = "small"
 BINS = 256  # per dimension where the contract sets none, as in RT-2
+STEPS_TO_GO_BINS = 61  # at least; one for each step of an episode
 LOG = "log.jsonl"
 GIB = 1024.0**3
 console = Console(stderr=True)
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     contract = RobotContract.load(args.robot)
     data = read(args.data, contract, args.skip_bad)
     given = {f.name: getattr(args, f.name) for f in fields(SupervisedConfig) if getattr(args, f.name, None) is not None}
-    config = SupervisedConfig(**given)
+    config = SupervisedConfig(**given, behaviour_weight=0.0 if args.judge else 1.0)
     torch.manual_seed(config.seed)
     model, prompt = build(args.policy, contract, data, args.head, args.token_learner, args.prefix)
     _choose(model, args.lora, args.targets)
@@ -56,60 +59,68 @@ def run(args: argparse.Namespace) -> int:
     if trainer.accelerator.is_main_process:
         told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         print(f"{args.out}: {told}")
+        try:
+            c = trainer.calibrate()
+        except VlaRosError as error:
+            console.print(f"no calibration, so it can act but not judge: {error}")
+        else:
+            print(f"{args.out}: judge: success at d <= {c.threshold:.2f} steps, recall {c.recall:.0%} of held-out ends")
     return 0
 
 
 def read(paths: list[Path], contract: RobotContract, skip_bad: bool) -> Demonstrations:
-    """All demonstrations of the paths.
+    """All demonstrations of the paths: .npz files, and folders of recorded episodes of which the successful ones are taken.
 
     Raises:
-        VlaRosError: a path with nothing in it, an episode that cannot be used (listed and left out with `skip_bad`), or a
-            size of pictures, states or actions that differs from the contract's.
+        VlaRosError: a path with nothing in it, an episode that cannot be used (listed and left out with `skip_bad`), or
+            arrays that are not the contract's or not finite.
     """
-    sets, episodes, skipped = [], list[EpisodeData](), list[str]()
+    sets, episodes, skipped = [], list[Trajectory](), list[str]()
     for path in paths:
         if path.suffix == ".npz":
             sets.append(load_demonstrations(path))
+            _check(path, sets[-1], contract)
             continue
         files = sorted(path.rglob("*.mcap"))
         if not files:
             raise VlaRosError(f"--data {path}: found no *.mcap in it; expected a folder of recorded episodes or a .npz")
         for file in files:
             try:
-                episode = load_episode(file, contract)
+                episode = load_trajectory(file, contract)
             except VlaRosError as error:
                 if not skip_bad:
                     raise VlaRosError(f"{error}; --skip-bad leaves such episodes out") from error
                 skipped.append(str(error))
                 continue
-            if (episode.label or {"outcome": "success" if episode.success else ""})["outcome"] == "success":
+            # Who demonstrates does it right unless it is said otherwise; practice has to have succeeded.
+            presumed = "success" if episode.metadata.get("kind") == DEMONSTRATION else ""
+            if (episode.outcome or presumed) == "success":
                 episodes.append(episode)
     for text in skipped:
         console.print(f"skipped: {text}")
     if skipped:
         console.print(f"skipped {len(skipped)} episodes")
     if episodes or not sets:
-        sets.append(demonstrations.of_episodes(episodes, contract))
-    data = demonstrations.together(sets)
-    _check(data, contract)
-    return data
+        sets.append(demonstrations.of_episodes(episodes))
+    return demonstrations.together(sets) if len(sets) > 1 else sets[0]  # without a copy
 
 
-def _check(data: Demonstrations, contract: RobotContract) -> None:
+def _check(path: Path, data: Demonstrations, contract: RobotContract) -> None:
     wanted = {
-        "images": (*contract.observation.size, 3), "states": (len(contract.observation.state),),
-        "actions": (contract.action.chunk, len(contract.joints) if contract.action.tip_plane is None else 2),
+        "images": image_shape(contract), "states": (len(state_names(contract)),),
+        "actions": (contract.action.chunk, len(action_names(contract))),
     }  # fmt: skip
     for name, shape in wanted.items():
         if (found := getattr(data, name).shape[1:]) != shape:
-            raise VlaRosError(f"--data: {name}: found {found} a frame, expected {shape} ({contract.path})")
+            raise VlaRosError(f"--data {path}: {name}: found {found} a frame, expected {shape} ({contract.path})")
     for name in ("states", "actions"):
         values = getattr(data, name)
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if bad.any():
             frame = int(bad.argmax())
             inside = frame - int((data.episode == data.episode[frame]).argmax())
-            raise VlaRosError(f"--data: {name}: episode {data.episode[frame]}, frame {inside}: found {values[frame].tolist()}")
+            where = f"--data {path}: {name}: episode {data.episode[frame]}, frame {inside}"
+            raise VlaRosError(f"{where}: found {values[frame].tolist()}, expected finite numbers")
 
 
 def build(
@@ -119,9 +130,9 @@ def build(
     are -1..1 already."""
     plane = contract.action.tip_plane
     shapes: dict[str, Any] = {
-        "image_size": contract.observation.size, "cameras": len(contract.observation.cameras), "state_dim": data.states.shape[1],
-        "action_dim": data.actions.shape[2], "chunk": contract.action.chunk, "bins": plane.bins if plane else BINS,
-        "robot": contract.robot, "head": head, "token_learner": token_learner, "prefix": prefix,
+        **model_shapes(contract), "bins": plane.bins if plane else BINS, "robot": contract.robot, "head": head,
+        "token_learner": token_learner, "prefix": prefix,
+        "steps_to_go_bins": max(STEPS_TO_GO_BINS, round(contract.time_limit * contract.observation.rate) + 1),
     }  # fmt: skip
     model, prompt = _build(source, contract, data, shapes)
     if plane is None and not source_is_ours(source):
@@ -142,7 +153,9 @@ def _build(source: str, contract: RobotContract, data: Demonstrations, shapes: d
         language = {**VlaConfig().language, "vocab_size": len(own.tokenizer)}
         return VlaModel(VlaConfig(language=language, **shapes)), own
     if source_is_ours(source):
-        return checkpoint.load(Path(source), contract.robot)
+        model, prompt = checkpoint.load(Path(source), contract.robot)
+        check_model(contract, model.config, Path(source))
+        return model, prompt
     from transformers import AutoTokenizer
 
     try:

@@ -1,0 +1,80 @@
+"""One MetaWorld task as a plain Gymnasium environment. Runs in .venv-metaworld, started by vla_ros/sim/worker.py.
+
+Every seed is a scene of its own: object and goal are drawn anew, where MetaWorld's own benchmarks have 50 fixed ones.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is first imported
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+from metaworld.policies import ENV_POLICY_MAP
+from numpy.typing import NDArray
+
+
+class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
+    """Observation [39]: MetaWorld's own, which its experts need. A policy gets the picture and the robot's part of it."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's interface)
+
+    def __init__(self, task: str, size: Sequence[int], cameras: Sequence[dict[str, Any]]) -> None:
+        """
+        Args:
+            task: name as in MetaWorld, `reach-v3`.
+            size: [height, width] px of each camera's picture.
+            cameras: lookat [3] m, distance m, azimuth and elevation deg, each.
+        """
+        self.render_mode = "rgb_array"
+        self._env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-goal-observable"](seed=0)
+        self._env._freeze_rand_vec, self._env.seeded_rand_vec = False, True  # a new scene at every reset, from the seed
+        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+        self._policy = ENV_POLICY_MAP[task]()
+        self._observation: NDArray[np.float64] | None = None
+        model = self._env.model
+        model.light_castshadow[:] = 0  # shadows and multisampling are most of the cost of a picture without a GPU
+        model.vis.quality.offsamples = 0
+        self._renderer = mujoco.Renderer(model, *size)
+        self._cameras = [_camera(**camera) for camera in cameras]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._env.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
+        self._observation, info = self._env.reset()
+        return self._observation, info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        self._observation, reward, terminated, truncated, info = self._env.step(action)
+        return self._observation, float(reward), terminated, truncated, info
+
+    def expert(self) -> NDArray[np.float64]:
+        """[4] what MetaWorld's scripted policy would do now; may exceed the action space."""
+        return np.asarray(self._policy.get_action(self._observation))
+
+    def render(self) -> NDArray[np.uint8]:
+        """[height, cameras · width, 3], the cameras side by side."""
+        pictures = []
+        for camera in self._cameras:
+            self._renderer.update_scene(self._env.data, camera)
+            pictures.append(self._renderer.render())
+        return np.concatenate(pictures, 1)
+
+    def close(self) -> None:
+        self._renderer.close()
+        self._env.close()
+
+
+def _camera(lookat: Sequence[float], distance: float, azimuth: float, elevation: float) -> mujoco.MjvCamera:
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+    camera.lookat[:], camera.distance, camera.azimuth, camera.elevation = lookat, distance, azimuth, elevation
+    return camera
