@@ -1,7 +1,7 @@
 # The targets are thin: what they do is in scripts/setup.sh and in `vla-ros`. All paths are relative, because make splits
 # a $(CURDIR) with spaces in it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean bench-metaworld
+.PHONY: help setup demo test check clean bench-metaworld bench-lerobot
 
 QUICK ?=
 VENV_PYTHON := .venv/bin/python
@@ -15,6 +15,7 @@ help:
 	@echo 'make check         ruff and mypy'
 	@echo 'make setup         only prepare .venv (the other targets do it when needed)'
 	@echo 'make bench-metaworld  prepare .venv-metaworld, which benchmarks/metaworld.py runs its simulator in'
+	@echo 'make bench-lerobot    prepare .venv-lerobot (8 GB), for the comparisons of benchmarks/inference.py and recording.py'
 	@echo 'make clean         remove .venv, caches and build folders; recordings under runs/ stay'
 
 setup:
@@ -33,6 +34,9 @@ check: setup
 bench-metaworld:
 	@./scripts/bench_env.sh metaworld
 
+bench-lerobot:
+	@./scripts/bench_env.sh lerobot
+
 clean:
-	rm -rf .venv .venv-metaworld build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-metaworld .venv-lerobot build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,7 +36,7 @@ setup(
     data_files=data_files(),
     install_requires=[
         "torch>=2.4",
-        "transformers>=4.50",
+        "transformers>=5",
         "peft>=0.12",
         "accelerate>=1.0",
         "tokenizers>=0.20",

@@ -44,7 +44,7 @@ pip --upgrade pip "setuptools>=68" wheel
 # torch first and alone: every other package that wants one then finds the pinned version in place.
 pip -c constraints.txt torch
 pip -c constraints.txt -e ".[dev]"
-"$VENV/bin/python" -c 'import vla_ros.safety.filter'  # compiled once, not by several nodes at their first start
+"$VENV/bin/python" -c 'import vla_ros.safety.filter, vla_ros.robots.image'  # compiled once, not by several nodes at their first start
 
 system_check() {
     "$VENV/bin/python" -c 'import pinocchio' || return 1

@@ -90,7 +90,8 @@ def test_another_order_of_channels_is_refused_and_named() -> None:
 
 def test_joint_rows_are_taken_as_they_are() -> None:
     space, q = action_space(ALOHA, Kinematics(ALOHA)), np.array(ALOHA.posture)
-    action = np.linspace(-1, 1, 100 * 14, dtype=np.float32).reshape(100, 14)
+    lower, upper = ALOHA.limits.lower, ALOHA.limits.upper
+    action = (lower + np.linspace(0.01, 0.99, 100)[:, None] * (upper - lower)).astype(np.float32)
     assert space.dim == 14
     np.testing.assert_array_equal(space.rows(action, q), action)
     np.testing.assert_array_equal(space.action(space.rows(action, q), q), action)
@@ -114,3 +115,12 @@ def test_the_home_of_two_arms_is_their_posture() -> None:
     np.testing.assert_array_equal(kinematics.home(), ALOHA.posture)
     with pytest.raises(VlaRosError, match=r"tips: found left_tool, right_tool, expected one"):
         kinematics.tip_xy(kinematics.home())
+
+
+def test_joint_rows_end_at_the_limits() -> None:
+    """float32(0.057) is beyond 0.057, and a whole chunk would be refused for it."""
+    space, limits = action_space(ALOHA, Kinematics(ALOHA)), ALOHA.limits
+    beyond = np.stack([limits.upper, limits.upper + 1.0, limits.lower - 1.0]).astype(np.float32)
+    rows = space.rows(beyond, np.array(ALOHA.posture))
+    np.testing.assert_array_equal(rows[1:], [limits.upper, limits.lower])
+    assert (rows <= limits.upper).all()

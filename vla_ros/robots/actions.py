@@ -45,13 +45,15 @@ def _checked(action: ArrayLike, dim: int) -> Array:
 
 
 class JointRows:
-    """`joint_position`: an action's rows are the joints' positions [rad, m]."""
+    """`joint_position`: an action's rows are the joints' positions [rad, m]; beyond a joint's limit it is the limit, as of a
+    gripper that shall close further than it can."""
 
     def __init__(self, contract: RobotContract, kinematics: Kinematics) -> None:
         self.dim = len(contract.joints)
+        self._lower, self._upper = contract.limits.lower, contract.limits.upper
 
     def rows(self, action: ArrayLike, q: Array) -> Array:
-        return _checked(action, self.dim)
+        return np.clip(_checked(action, self.dim), self._lower, self._upper)
 
     def action(self, rows: Array, q: Array) -> NDArray[np.float32]:
         return rows.astype(np.float32)

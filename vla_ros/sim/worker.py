@@ -67,8 +67,9 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         memory = os.memfd_create(f"vla_ros {self._name}")
         try:
             self._process = subprocess.Popen(
-                # -I: neither PYTHONPATH nor the folder of the script, whose gym.py and types.py would shadow others
-                [str(benchmark.python), "-I", str(SERVER), str(memory)],
+                # -I: neither PYTHONPATH nor the folder of the script, whose gym.py and types.py would shadow others; -B: no
+                # __pycache__ beside the YAML
+                [str(benchmark.python), "-IB", str(SERVER), str(memory)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages, pass_fds=[memory],
                 start_new_session=True,  # Ctrl-C is for this process, which then ends the worker
                 env={"MUJOCO_GL": "egl", **os.environ, "OMP_NUM_THREADS": "1"},
