@@ -40,18 +40,18 @@ def toy(seed: int = 0) -> VlaModel:
 
 def play(model: VlaModel, seed: int, sign: float = 1.0) -> tuple[list[PracticeEpisode], Inputs]:
     """Two on-policy episodes on a constant picture; token GOOD is a step nearer to the goal, any other a step away."""
-    generator = torch.Generator().manual_seed(seed)
+    random = np.random.default_rng(seed)
     episodes = []
     for _ in range(2):
         images = np.full((STEPS, 64, 64, 3), 120, np.uint8)
         states = np.zeros((STEPS, 2), np.float32)
         logits = probabilities(model).log().expand(STEPS, 1, 1, 5)
-        _, tokens, log_p, _ = draw(model.head, logits, False, 1.0, generator)
+        _, tokens, log_p, _ = draw(model.head, logits.numpy(), False, 1.0, random)
         reward = sign * np.where(tokens[:, 0, 0] == GOOD, 1.0, -1.0)
         d = 30 - np.concatenate([[0.0], np.cumsum(reward)])
         episodes.append(
             PracticeEpisode(
-                checkpoints.TEXT, images, states, tokens.numpy().astype(np.int16), log_p.numpy(),
+                checkpoints.TEXT, images, states, tokens, log_p,
                 d.astype(np.float32), np.ones(STEPS, bool),
             )
         )  # fmt: skip

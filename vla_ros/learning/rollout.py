@@ -59,7 +59,7 @@ def _group(
     prompt: Prompt, split: str, task: str | None, greedy: bool, temperature: float, patience: float,
 ) -> list[SimulatedEpisode]:  # fmt: skip
     contract = envs[0].contract
-    random = torch.Generator().manual_seed(seeds[0])
+    random = np.random.default_rng(seeds[0])
     observations = [env.reset(seed, split, task) for env, seed in zip(envs, seeds, strict=True)]
     texts = [env.instruction for env in envs]
     limits = [round(patience * env.time_limit * contract.observation.rate) for env in envs]
@@ -89,7 +89,7 @@ def _group(
             togo_in = judge.read(judge.encode(*batch))[1]
         logits = judge.steps_to_go_head(togo_in).float()
         p, d = logits.softmax(-1).numpy(), steps_to_go_moments(logits)[0]
-        _, drawn, chosen, _ = draw(policy.head, policy.action_logits(act), greedy, temperature, random)
+        _, drawn, chosen, _ = draw(policy.head, policy.action_logits(act).numpy(), greedy, temperature, random)
         going = []
         for row, i in enumerate(running):
             togo[i].append(float(d[row]))
@@ -97,7 +97,7 @@ def _group(
             detected[i] = bool(detectors) and detectors[i].step(togo[i][-1]) and step > 0
             if detected[i] or step == limits[i]:
                 continue
-            tokens[i].append(drawn[row].numpy().astype(np.int16))
+            tokens[i].append(drawn[row])
             log_p[i].append(float(chosen[row]))
             observations[i], success, _ = envs[i].step(tokens[i][-1][0])
             truth[i].append(success)

@@ -111,7 +111,9 @@ class EpisodeRunner:
                     self._newest = cdr
                 wanted = handle(monitor, deserialize_message(cdr, kind)) if handle else monitor is not None
                 if wanted and self._writer is not None:
-                    self._writer.write(topic, full_name, cdr, self.node.get_clock().now().nanoseconds)
+                    kept = self._writer.write(topic, full_name, cdr, self.node.get_clock().now().nanoseconds)
+                    if not kept:
+                        self.node.get_logger().error(f"{topic}: the disk is too slow, not recorded", throttle_duration_sec=2.0)
                 self._changed.notify_all()
             if paces:
                 self._acknowledge()
@@ -269,7 +271,9 @@ class EpisodeRunner:
         }  # fmt: skip
         instruction = request.instruction
         monitor, limited, steps = EpisodeMonitor(name, request.time_limit), self.limited_ticks, 0
-        with EpisodeWriter(path, metadata) as writer:
+        # On a cell a recorder that waits would lose messages unseen, in the middleware; simulated time can wait.
+        patience = None if qos.simulated(self.node) else 0.0
+        with EpisodeWriter(path, metadata, patience=patience) as writer:
             with self._changed:
                 self._monitor, self._writer = monitor, writer
                 monitor.observe(self._stamp)

@@ -145,11 +145,11 @@ class VlaPolicy:
         self.model = model.eval()
         self.engine = engine or Eager(model)
         self._words = Words(prompt)
-        self._random = torch.Generator()
+        self._random = np.random.default_rng()
 
     def seed(self, seed: int) -> None:
         """The same seed and observations give the same actions."""
-        self._random.manual_seed(seed)
+        self._random = np.random.default_rng(seed)
 
     @torch.inference_mode()
     def infer(
@@ -178,22 +178,24 @@ class VlaPolicy:
         ready = time.perf_counter()
         out, _ = self.engine(pixels, ids, mask, row)
         answered = time.perf_counter()
-        drawn = draw(self.model.head, out[0], greedy, temperature, self._random)
-        action = units.to_contract(drawn.actions).numpy().astype(np.float32)
+        drawn = draw(self.model.head, out[0].numpy(), greedy, temperature, self._random)
+        action = units.to_contract(drawn.actions)
         if running is not None:
             kept = running[: units.prefix]
             action[: len(kept)] = kept
         return Decision(
-            action, drawn.tokens.numpy().astype(np.int16), float(drawn.log_probability), float(drawn.entropy),
+            action, drawn.tokens, float(drawn.log_probability), float(drawn.entropy),
             ready - start, answered - ready, time.perf_counter() - answered,
         )  # fmt: skip
 
 
-def draw(head: ActionHead, out: Tensor, greedy: bool, temperature: float, random: torch.Generator) -> Drawn:
+def draw(
+    head: ActionHead, out: NDArray[np.float32], greedy: bool, temperature: float, random: np.random.Generator
+) -> Drawn:
     """
     Raises:
         VlaRosError: the network's numbers are not finite.
     """
-    if not torch.isfinite(out).all():
+    if not np.isfinite(out).all():
         raise VlaRosError("the policy's action logits are not finite; the running weights are broken, roll back")
     return head.draw(out, greedy, temperature, random)
