@@ -120,7 +120,7 @@ def test_every_observation_is_answered_by_a_hundred_joint_rows(cell: Cell, polic
         images = images_of(CONTRACT, seen)
         expected = here.infer(images, checkpoints.TEXT, state, greedy=True).action
         assert progress.steps_to_go == pytest.approx(judge.observe(0.0, images, state).steps_to_go, abs=1e-4)
-        np.testing.assert_allclose(chunk.rows, expected, atol=1e-5)
+        np.testing.assert_allclose(chunk.rows, expected.clip(CONTRACT.limits.lower, CONTRACT.limits.upper), atol=1e-5)
         answers.append(chunk.rows)
     assert min(np.abs(a - b).max() for a, b in pairwise(answers)) > 1e-4, "the pictures count"
 
@@ -154,31 +154,6 @@ def test_home_is_the_posture(cell: Cell) -> None:
     chunk = convert.chunk(cell.chunks[-1])
     assert chunk.policy_version == 0
     np.testing.assert_allclose(chunk.rows[-1], HOME, atol=1e-9)
-
-
-def test_a_chunk_goes_on_from_the_running_one(tmp_path: Path) -> None:
-    """The rows that are executed until the answer comes are the same in both chunks, at the same absolute times."""
-    most = 40
-    folder = checkpoints.save(tmp_path, **FITS, head="laplace", prefix=most)
-    rclpy.init()
-    cell = Cell()
-    judge = NodeProcess("progress_node", robot="aloha", judge=checkpoints.save(tmp_path / "judge", threshold=0.5, **FITS))
-    with NodeProcess("policy_node", robot="aloha", policy=folder), judge:
-        counts = (cell.observations.get_subscription_count, cell.instructions.get_subscription_count)
-        spin_until(cell.executor_, lambda: all(count() == 2 for count in counts), "the nodes", 60.0)
-        cell.instructions.publish(Instruction(text=checkpoints.TEXT))  # sampled: no two answers are alike
-        cell.settle()
-        joined = 0
-        chunks = [cell.answer(k)[0] for k in range(6)]
-        for before, after in pairwise(chunks):
-            shift = round((after.stamp - before.stamp) / 0.02)
-            same = [k for k in range(min(100 - shift, 100)) if np.array_equal(before.rows[shift + k], after.rows[k])]
-            assert same == list(range(len(same))), "from the first row on, without a gap"
-            assert len(same) <= most
-            joined += len(same) > 0
-    cell.destroy_node()
-    rclpy.shutdown()
-    assert joined >= 3, "but for chunks that had run out on a busy machine"
 
 
 @pytest.mark.parametrize(
