@@ -29,6 +29,7 @@ class Line(nn.Module):
     """As much of a policy as compiles in seconds; that the whole one does, benchmarks/inference.py shows."""
 
     config = VlaConfig(image_size=(64, 64))
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         super().__init__()
