@@ -58,14 +58,23 @@ def steps_to_go_labels(data: Demonstrations, bins: int, sigma: float) -> Tensor:
     return labels
 
 
+def adamw(model: Model, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """Of everything that is trained; biases, norms and single vectors do not decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
+def schedule(step: int, share: float, warmup: int = 50) -> float:
+    """Of the learning rate: a linear start of `warmup` steps, and a cosine over the `share` 0..1 that is done, down to 2 %."""
+    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
 def fit(model: Model, loss_of: Callable[[Tensor], dict[str, Tensor]], count: int, c: SftConfig, report: Report) -> None:
     """AdamW over index batches; the sum of the named losses is minimised."""
     generator = torch.Generator().manual_seed(c.seed)
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=c.learning_rate
-    )
+    optimizer = adamw(model, c.learning_rate, c.weight_decay)
     model.train()
     start, mean = time.monotonic(), dict[str, float]()
     for step, index in enumerate(batches(count, c.batch, generator)):
@@ -73,7 +82,7 @@ def fit(model: Model, loss_of: Callable[[Tensor], dict[str, Tensor]], count: int
         if share >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = c.learning_rate * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            group["lr"] = c.learning_rate * schedule(step, share)
         losses = loss_of(index)
         optimizer.zero_grad(set_to_none=True)
         sum(losses.values(), torch.zeros(())).backward()

@@ -109,11 +109,7 @@ class Trainer:
         self.plain = model
         self._trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         parameters = [p for _, p in self._trained]
-        matrices, others = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=c.learning_rate
-        )
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(model, sft.adamw(model, c.learning_rate, c.weight_decay))
         self._average = [p.detach().clone() for p in parameters]
         self.step, self._best, self._since = 0, math.inf, 0
         self._inputs, self._labels = self.training.inputs(prompt), _Labels(self.training, model, c)
@@ -196,14 +192,15 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         # The mean is over all frames of all processes, however they are split; accelerate averages over processes.
-        running = torch.randint(0, self.plain.units.prefix + 1, (len(index),), generator=generator)
+        units = self.plain.units
+        running = torch.randint(0, units.prefix + 1, (len(index),), generator=generator)
         rows, processes = self._labels.rows(index, running), self.accelerator.num_processes
         whole = self._labels.counts(rows)
         parts = torch.arange(len(index)).tensor_split(processes)[self.accelerator.process_index].chunk(c.accumulate)
         for k, at in enumerate(parts):
             part = index[at]
             images, words, mask, state = self._inputs[part]
-            state = self._with_running(state, part, running[at])
+            state = units.pack(state, torch.from_numpy(self.training.actions[part.numpy(), : units.prefix]), running[at])
             moved = [t.to(self.accelerator.device) for t in (augment(images, c, generator), words, mask, state)]
             with self.accelerator.no_sync(self.model) if k < len(parts) - 1 else nullcontext():
                 with self.accelerator.autocast():
@@ -220,19 +217,9 @@ class Trainer:
         torch._foreach_lerp_(self._average, [p.detach() for _, p in self._trained], 1.0 - decay)
         return {**sums, "gradient": float(gradient)}
 
-    def _with_running(self, state: Tensor, index: Tensor, running: Tensor) -> Tensor:
-        """States [B, S] with the first `running` [B] rows of each chunk as the ones that are being executed anyway."""
-        prefix = self.plain.units.prefix
-        if not prefix:
-            return state
-        rows = torch.from_numpy(self.training.actions[index.numpy(), :prefix])
-        known = torch.arange(prefix) < running[:, None]
-        return torch.cat([state, (rows * known[..., None]).flatten(1), known.float()], 1)
-
     def _rate(self) -> float:
         c = self.config
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / c.steps))
-        return c.learning_rate * min(1.0, (self.step + 1) / c.warmup) * (0.02 + 0.98 * cosine)
+        return c.learning_rate * sft.schedule(self.step, self.step / c.steps, c.warmup)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

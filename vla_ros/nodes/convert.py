@@ -21,13 +21,9 @@ from vla_ros.msg import Progress as ProgressMsg
 from vla_ros.msg import SafetyState as SafetyStateMsg
 from vla_ros.robots.image import decode
 from vla_ros.robots.observation import of_message
+from vla_ros.robots.observation import seconds as seconds  # noqa: PLC0414 (callers find it here)
 from vla_ros.safety.filter import Counters
 from vla_ros.types import ActionChunk, Array, Image, JointState, Observation, ProgressEstimate, SafeCommand
-
-
-def seconds(stamp: Time) -> float:
-    """s; seconds(stamp(x)) == x for every double x >= 0, so stamps compare equal after a round trip."""
-    return float(stamp.sec) + float(stamp.nanosec) * 1e-9
 
 
 def stamp(time: float) -> Time:

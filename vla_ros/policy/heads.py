@@ -230,10 +230,14 @@ class Units(nn.Module):
         count, dim = self.state.shape[1], self.action.shape[1]
         if state.shape != (count,):
             raise VlaRosError(f"state is {state.shape}, the policy expects ({count},)")
-        if not self.prefix:
-            return torch.from_numpy(state)[None]
         rows = np.asarray(running, np.float32).reshape(-1, dim)[: self.prefix]
-        filled = np.zeros((self.prefix, dim), np.float32)
-        filled[: len(rows)] = rows
-        known = np.arange(self.prefix) < len(rows)
-        return torch.from_numpy(np.concatenate([state, filled.ravel(), known]).astype(np.float32))[None]
+        filled = np.zeros((1, self.prefix, dim), np.float32)
+        filled[0, : len(rows)] = rows
+        return self.pack(torch.from_numpy(state)[None], torch.from_numpy(filled), torch.tensor([len(rows)]))
+
+    def pack(self, states: Tensor, running: Tensor, known: Tensor) -> Tensor:
+        """[B, width] of states [B, S] and the first `known` [B] of the running chunks' rows [B, prefix, D]."""
+        if not self.prefix:
+            return states
+        mask = torch.arange(self.prefix) < known[:, None]
+        return torch.cat([states, (running * mask[..., None]).flatten(1), mask.float()], 1)

@@ -16,9 +16,10 @@ from vla_ros.policy.foreign.lerobot import LeRobotModel
 from vla_ros.policy.foreign.mapping import Mapping
 from vla_ros.policy.policy import Decision
 from vla_ros.robots.contract import RobotContract
-from vla_ros.robots.observation import proprio_state
+from vla_ros.robots.kinematics import Kinematics
+from vla_ros.robots.observation import state_of
 from vla_ros.robots.shapes import image_shape
-from vla_ros.types import Image
+from vla_ros.types import Image, JointState
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -170,6 +171,6 @@ class LeRobotPolicy(ForeignPolicy):
 def _example(contract: RobotContract) -> tuple[Image, NDArray[np.float32]]:
     """An observation at home."""
     image = np.random.default_rng(0).integers(0, 256, image_shape(contract), np.uint8)
-    if contract.action.tip_plane is None:
-        return image, np.array(contract.posture, np.float32)
-    return image, proprio_state(contract, np.array(contract.home_tip))
+    kinematics = Kinematics(contract)
+    home = kinematics.home()
+    return image, state_of(contract, kinematics, JointState(0.0, contract.joints, home, np.zeros(len(home))))
