@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from vla_ros.errors import VlaRosError
 from vla_ros.learning.child import LearnerProcess
 from vla_ros.learning.learner import Learner, load_config
 from vla_ros.learning.self_improvement import ImproveConfig
+from vla_ros.learning.stopping import StopConfig
 from vla_ros.policy.policy import VlaPolicy
 from vla_ros.policy.store import WeightStore
 
@@ -24,7 +26,7 @@ TEXTS = (checkpoints.TEXT, "reach the blue cylinder")
 
 
 def test_the_configuration_that_comes_along_is_valid() -> None:
-    assert load_config(CONFIG) == ImproveConfig()
+    assert load_config(CONFIG) == (ImproveConfig(), StopConfig())
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,11 @@ def test_the_configuration_that_comes_along_is_valid() -> None:
         ("learning_rate: [1]", "learning_rate is \\[1\\]"),
         ("gamma: [", "not valid YAML"),
         ("- gamma", "expected a mapping"),
+        ("stopping: 3", "stopping is 3, expected a mapping"),
+        ("stopping: {windows: 3}", "stopping: unknown key 'windows'"),
+        ("stopping: {window: 2.5}", "stopping: window is 2.5, expected int"),
+        ("stopping: {window: 0}", "stopping: window is 0, expected at least 1"),
+        ("stopping: {level: 2}", "stopping: level is 2, expected above 0 and under 1"),
     ],
 )
 def test_a_wrong_configuration_names_file_and_key(tmp_path: Path, text: str, part: str) -> None:
@@ -51,7 +58,7 @@ def test_a_wrong_configuration_names_file_and_key(tmp_path: Path, text: str, par
 
 @pytest.fixture
 def learner(tiny: Tiny, tmp_path: Path) -> Learner:
-    return Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG))
+    return Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG)[0])
 
 
 def episodes(learner: Learner, folder: Path, version: int = 1) -> list[str]:
@@ -72,7 +79,8 @@ def test_two_recorded_episodes_make_the_next_version(learner: Learner, tiny: Tin
     assert {n for n in first if "lora_B" in n} <= moved
     record = store.record(2)
     assert (record.parent, record.stage, record.metrics["episodes"]) == (1, "self_improvement", 2)
-    again = Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG))
+    assert record.metrics["parent_success"] == 0.0
+    again = Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG)[0])
     assert again.version.number == 2
     for name, tensor in second.items():
         assert torch.equal(dict(again.model.named_parameters())[name], tensor)
@@ -83,6 +91,31 @@ def test_episodes_of_another_version_are_not_learned_from(learner: Learner, tmp_
         learner.update(episodes(learner, tmp_path, version=7))
     mixed = [str(tmp_path / "e70.mcap"), *episodes(learner, tmp_path)]
     assert learner.update(mixed)["used"] == 2
+
+
+def test_it_goes_back_to_a_named_version(learner: Learner, tiny: Tiny, tmp_path: Path) -> None:
+    store, config = WeightStore(tmp_path / "store"), load_config(CONFIG)[0]
+    paths = episodes(learner, tmp_path)
+    learner.update(paths)
+    worse = store.load(2)
+    assert learner.update(paths, version=1)["version"] == 3
+    assert [store.record(n).parent for n in (2, 3)] == [1, 1], "the lineage shows where practice went on from"
+    assert store.record(3).metrics["first_ratio"] == pytest.approx(1.0, abs=1e-4), "with the weights of version 1"
+    assert [e.number for e in store.lineage(3)] == [3, 1]
+    again = store.load(3)
+    assert all(torch.equal(worse[name], again[name]) for name in worse), "and with an optimiser that remembers nothing"
+    with pytest.raises(VlaRosError, match=r"no version 9; it has \[1, 2, 3\]"):
+        learner.update(paths, version=9)
+    store.activate(2)
+    assert Learner(tiny.policy, store.folder, "panda", config).version.number == 2, "what ran last goes on"
+    assert Learner(tiny.policy, store.folder, "panda", config, version=1).version.number == 1
+
+
+def test_a_version_with_an_unknown_parent_is_not_practised(learner: Learner, tiny: Tiny, tmp_path: Path) -> None:
+    learner.update(episodes(learner, tmp_path))
+    shutil.rmtree(tmp_path / "store" / "000001")
+    with pytest.raises(VlaRosError, match=r"version 2 has the unknown parent 1; the store has \[2\]"):
+        Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG)[0])
 
 
 def test_the_child_answers_reports_and_dies_loudly(learner: Learner, tiny: Tiny, tmp_path: Path) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from vla_ros.errors import VlaRosError
-from vla_ros.policy.store import RECORD, WEIGHTS, WeightStore, sha256
+from vla_ros.policy.store import ACTIVE, RECORD, WEIGHTS, WeightStore, sha256
 
 
 def weights(value: float) -> dict[str, torch.Tensor]:
@@ -97,7 +104,11 @@ def test_a_full_disk_leaves_nothing_behind(store: WeightStore, monkeypatch: pyte
     monkeypatch.setattr("vla_ros.policy.store.os.fsync", full)
     with pytest.raises(VlaRosError, match="version 2 was not written: .*No space left on device; free disk space"):
         store.write(weights(2.0), parent=1, stage="sft", metrics={})
-    assert sorted(p.name for p in store.folder.iterdir()) == ["000001"]
+    store_before = sorted(p.name for p in store.folder.iterdir())
+    with pytest.raises(VlaRosError, match="version 1 was not marked active: .*No space left on device; free disk space"):
+        store.activate(1)
+    assert store.active() is None
+    assert store_before == ["000001"]
 
 
 def test_a_reader_sees_only_whole_versions(store: WeightStore) -> None:
@@ -123,3 +134,131 @@ def test_a_reader_sees_only_whole_versions(store: WeightStore) -> None:
     thread.join()
     assert problems == []
     assert len(seen) > 3
+
+
+def test_the_marker_names_the_version_that_runs(store: WeightStore) -> None:
+    for parent in (0, 1):
+        store.write(weights(1.0), parent=parent, stage="sft", metrics={})
+    assert store.active() is None
+    store.activate(1)
+    assert store.active() == store.record(1) == WeightStore(store.folder).active()
+    store.activate(2)
+    with pytest.raises(VlaRosError, match=r"no version 3; it has \[1, 2\]"):
+        store.activate(3)
+    assert store.active() == store.record(2)
+    (store.folder / ACTIVE).write_text("two\n")
+    with pytest.raises(VlaRosError, match=r"active: found 'two\\n', expected a version's number; .*activate"):
+        store.active()
+    (store.folder / ACTIVE).write_text("9\n")
+    with pytest.raises(VlaRosError, match="no version 9"):
+        store.active()
+
+
+def test_a_kill_at_any_instant_leaves_a_whole_version_active(store: WeightStore) -> None:
+    """A child writes and activates as fast as it can, and is killed at random."""
+    store.write(weights(1.0), parent=0, stage="sft", metrics={})
+    store.activate(1)
+    random, active = np.random.default_rng(0), []
+    for _ in range(30):
+        child = os.fork()
+        if child == 0:
+            while True:
+                parent = store.numbers()[-1]
+                store.activate(store.write(weights(parent + 1.0), parent=parent, stage="sft", metrics={}).number)
+        time.sleep(random.uniform(0.0, 0.04))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        running = store.active()
+        assert running is not None
+        assert float(store.load(running.number, running.sha256)["a"][0, 0]) == running.number
+        newest = store.latest()
+        assert newest is not None
+        assert store.load(newest.number)
+        assert store.lineage(running.number)[-1].number == 1
+        active.append(running.number)
+    assert active == sorted(active)
+    assert active[-1] > 10, "the children did get somewhere"
+
+
+def test_a_store_that_is_gone_or_cannot_be_written_is_named(store: WeightStore, tmp_path: Path) -> None:
+    with pytest.raises(VlaRosError, match="/proc/store: cannot be made: .*is the file system there, and writable"):
+        WeightStore(Path("/proc/store"))
+    store.write(weights(1.0), parent=0, stage="sft", metrics={})
+    store.activate(1)
+    store.folder.rename(tmp_path / "elsewhere")
+    for call in (
+        store.numbers,
+        store.latest,
+        store.active,
+        lambda: store.write(weights(2.0), 1, "sft", {}),
+        lambda: store.activate(1),
+    ):
+        with pytest.raises(VlaRosError, match="store: cannot be read: No such file or directory; is the file system there"):
+            call()
+
+
+ON_A_SMALL_DISK = """
+import json, subprocess, sys, torch
+from vla_ros.errors import VlaRosError
+from vla_ros.policy.store import WeightStore
+
+def tell(call):
+    try:
+        call()
+    except VlaRosError as error:
+        print(error)
+
+disk, size = sys.argv[1], sys.argv[2]
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
+store = WeightStore(disk + "/store")
+write = lambda: store.activate(store.write({"a": torch.ones(5000)}, (store.numbers() or [0])[-1], "sft", {}).number)
+for _ in range(5):
+    tell(write)
+subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+tell(write)
+tell(lambda: store.activate(1))
+tell(lambda: WeightStore(disk + "/other"))
+active = store.active().number
+print(json.dumps([active, float(store.load(active)["a"].sum()), sorted(p.name for p in store.folder.iterdir())]))
+"""
+
+
+@pytest.mark.parametrize("size", ["72k", "84k", "96k"])
+def test_a_full_and_a_read_only_disk(tmp_path: Path, size: str) -> None:
+    """Real ones, in a mount namespace of their own: the last whole version stays, and stays active."""
+    apart = ["unshare", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine makes no mount namespaces")
+    command = [*apart, sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path), size]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *told, last = done.stdout.splitlines()
+    full = [line for line in told if "No space left on device" in line]
+    assert full
+    assert all("free disk space and retry" in line for line in full)
+    assert sum("Read-only file system" in line for line in told) == 3
+    active, total, files = json.loads(last)
+    assert total == 5000
+    assert files == [*(f"{k + 1:06d}" for k in range(len(files) - 1)), ACTIVE], "nothing half-written"
+    assert 1 <= active <= len(files) - 1
+
+
+def test_lineage_ends_at_the_first_version_or_says_what_is_missing(store: WeightStore) -> None:
+    for parent in (0, 1, 2, 2):
+        store.write(weights(1.0), parent=parent, stage="sft", metrics={})
+    assert [r.number for r in store.lineage(4)] == [4, 2, 1]
+    shutil.rmtree(store.folder / "000001")
+    with pytest.raises(VlaRosError, match=r"version 2 has the unknown parent 1; the store has \[2, 3, 4\]"):
+        store.lineage(4)
+
+
+def test_diff_is_relative_to_each_tensor(store: WeightStore) -> None:
+    first = {"a": torch.tensor([3.0, 4.0]), "b": torch.zeros(2), "c": torch.ones(2)}
+    second = {"a": torch.tensor([3.0, 4.5]), "b": torch.ones(2), "c": torch.ones(2)}
+    store.write(first, parent=0, stage="sft", metrics={})
+    store.write(second, parent=1, stage="sft", metrics={})
+    assert store.diff(1, 2) == pytest.approx({"a": 0.5 / (9 + 4.5**2) ** 0.5, "b": 1.0, "c": 0.0})
+    assert store.diff(1, 2) == store.diff(2, 1)
+    store.write({"a": torch.ones(3)}, parent=0, stage="sft", metrics={})
+    with pytest.raises(VlaRosError, match="versions 1 and 3 hold different tensors"):
+        store.diff(1, 3)

@@ -43,7 +43,8 @@ COMMANDS = (
     Command("service", "vla_ros.cli.service", "list, call", "look at the graph"),
     Command("action", "vla_ros.cli.action", "list, send_goal", "look at the graph"),
     Command("safety", "vla_ros.cli.safety", "watch, estop, reset, state, limits, replay", "look at the graph"),
-    Command("episodes", "vla_ros.cli.episodes", "list, show, check, merge, split, export, import", "recordings"),
+    Command("policy", "vla_ros.cli.policy", "list, show, diff, activate, rollback", "recordings and versions"),
+    Command("episodes", "vla_ros.cli.episodes", "list, show, check, merge, split, export, import", "recordings and versions"),
 )
 EXAMPLES = """\
 examples:

@@ -31,9 +31,10 @@ class LearnerProcess:
         self._ready = selectors.DefaultSelector()
         self._ready.register(self._out, selectors.EVENT_READ)
 
-    def submit(self, paths: list[str]) -> None:
+    def submit(self, paths: list[str], version: int | None = None) -> None:
+        """Learn from episodes that this version (None: the last one written) has practised, and go on from it."""
         try:
-            self._in.write(json.dumps({"episodes": paths}) + "\n")
+            self._in.write(json.dumps({"episodes": paths, "version": version}) + "\n")
             self._in.flush()
         except BrokenPipeError as error:
             raise VlaRosError(f"the learner process has ended (exit status {self._process.poll()})") from error

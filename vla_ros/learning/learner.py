@@ -1,6 +1,6 @@
 """The learner as a child process: reads recorded episodes, updates, writes a version; JSON lines in and out.
 
-    > {"episodes": ["/…/a.mcap", …]}
+    > {"episodes": ["/…/a.mcap", …], "version": 1}      practised with version 1, from which learning goes on
     < {"version": 2, "loss": -0.1, …}      or      {"error": "…"}
 
 A process of its own, so that learning never holds the interpreter that serves the robot; it runs at low priority.
@@ -14,7 +14,7 @@ import os
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,16 +24,32 @@ from vla_ros.episodes import EpisodeData, load_episode
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Inputs
 from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, PracticeEpisode, SelfImprovement
+from vla_ros.learning.stopping import StopConfig
 from vla_ros.paths import resolve
 from vla_ros.policy import adapter
 from vla_ros.policy.policy import load
 from vla_ros.policy.prompt import Prompt
 from vla_ros.policy.store import WeightStore
 
+Config = TypeVar("Config", ImproveConfig, StopConfig)
 
-def load_config(path: str) -> ImproveConfig:
-    """config/training/*.yaml → ImproveConfig; an unknown key is an error."""
+STOPPING = "stopping"  # section of the file
+
+
+def load_config(path: str) -> tuple[ImproveConfig, StopConfig]:
+    """config/training/*.yaml → how practice learns, and of its section `stopping:` when it ends; an unknown key is an error."""
     file = resolve(path)
+    found = _read(path, file)
+    section = found.pop(STOPPING, {})
+    if not isinstance(section, dict):
+        raise VlaRosError(f"{file}: {STOPPING} is {section!r}, expected a mapping")
+    improve = _checked(ImproveConfig, found, str(file))
+    if improve.baseline not in BASELINES:
+        raise VlaRosError(f"{file}: baseline is {improve.baseline!r}, expected one of {', '.join(BASELINES)}")
+    return improve, _checked(StopConfig, section, f"{file}: {STOPPING}")
+
+
+def _read(path: str, file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise VlaRosError(f"learning configuration {path!r} not found (looked at {file})")
     try:
@@ -42,16 +58,21 @@ def load_config(path: str) -> ImproveConfig:
         raise VlaRosError(f"{file}: not valid YAML: {error}") from error
     if not isinstance(found, dict):
         raise VlaRosError(f"{file}: found {type(found).__name__}, expected a mapping")
-    known = {f.name: f.type for f in fields(ImproveConfig)}
+    return found
+
+
+def _checked(kind: type[Config], found: dict[str, Any], where: str) -> Config:
+    known: dict[str, Any] = {f.name: f.type for f in fields(kind)}
     kinds: dict[str, type | tuple[type, ...]] = {"int": int, "str": str, "float": (int, float)}
     for key, value in found.items():
         if key not in known:
-            raise VlaRosError(f"{file}: unknown key {key!r}; known are {sorted(known)}")
+            raise VlaRosError(f"{where}: unknown key {key!r}; known are {sorted(known)}")
         if isinstance(value, bool) or not isinstance(value, kinds[str(known[key])]):
-            raise VlaRosError(f"{file}: {key} is {value!r}, expected {known[key]}")
-    if found.get("baseline", BASELINES[0]) not in BASELINES:
-        raise VlaRosError(f"{file}: baseline is {found['baseline']!r}, expected one of {', '.join(BASELINES)}")
-    return ImproveConfig(**found)
+            raise VlaRosError(f"{where}: {key} is {value!r}, expected {known[key]}")
+    try:
+        return kind(**found)
+    except VlaRosError as error:
+        raise VlaRosError(f"{where}: {error}") from error
 
 
 def practice(data: EpisodeData, version: int) -> PracticeEpisode | None:
@@ -66,35 +87,53 @@ def practice(data: EpisodeData, version: int) -> PracticeEpisode | None:
 
 
 class Learner:
-    """Stage 2 on a weight store: one update per call, one version per update."""
+    """Stage 2 on a weight store: one update per call, one version per update.
 
-    def __init__(self, policy: Path, store: Path, robot: str, config: ImproveConfig) -> None:
+    Args:
+        version: to start from; None: the running one, else the newest, else the checkpoint itself, which becomes version 1.
+
+    Raises:
+        VlaRosError: that version, or one that it descends from, is not in the store.
+    """
+
+    def __init__(self, policy: Path, store: Path, robot: str, config: ImproveConfig, version: int | None = None) -> None:
         model, self.prompt = load(policy, robot)
         self.store = WeightStore(store)
         torch.manual_seed(config.seed)
         self.model = adapter.add(model)
-        self.robot = robot
-        latest = self.store.latest()
-        if latest is None:
-            latest = self.store.write(adapter.state(self.model), parent=0, stage="sft", metrics={})
-        else:
-            weights = self.store.load(latest.number)
-            adapter.check(self.model, weights, latest.path)
-            adapter.swap(self.model, weights)
-        self.version = latest
-        self.method = SelfImprovement(self.model, config)
+        self.robot, self.config = robot, config
+        start = self.store.record(version) if version is not None else self.store.active() or self.store.latest()
+        if start is None:
+            start = self.store.write(adapter.state(self.model), parent=0, stage="sft", metrics={})
+        self._go_on_from(start.number)
 
-    def update(self, paths: list[str]) -> dict[str, float]:
-        """Read episodes, update, write the next version; returns its number and the figures."""
-        loaded = [practice(load_episode(Path(p), robot=self.robot), self.version.number) for p in paths]
-        episodes = [e for e in loaded if e is not None]
-        if not episodes:
+    def _go_on_from(self, number: int) -> None:
+        """Its weights, and an optimiser without a memory of others."""
+        self.store.lineage(number)
+        self.version = self.store.record(number)
+        weights = self.store.load(number)
+        adapter.check(self.model, weights, self.version.path)
+        adapter.swap(self.model, weights)
+        self.method = SelfImprovement(self.model, self.config)
+
+    def update(self, paths: list[str], version: int | None = None) -> dict[str, float]:
+        """Read episodes, update, write the next version; returns its number and the figures.
+
+        Args:
+            version: that practised, and becomes the parent; None: the last one written. After a rollback it is an earlier one.
+        """
+        if version is not None and version != self.version.number:
+            self._go_on_from(version)
+        recorded = [load_episode(Path(p), robot=self.robot) for p in paths]
+        used = [(data, e) for data in recorded if (e := practice(data, self.version.number)) is not None]
+        if not used:
             raise VlaRosError(f"none of {len(paths)} episodes was practised with version {self.version.number}")
+        episodes = [e for _, e in used]
         figures = self.method.update(episodes, stack(episodes, self.prompt))
-        self.version = self.store.write(
-            adapter.state(self.model), self.version.number, "self_improvement", {**figures, "episodes": len(episodes)}
-        )
-        return {"version": self.version.number, "used": len(episodes), **figures}
+        successes = sum(data.metadata.get("outcome") == "success" for data, _ in used)
+        metrics = {**figures, "episodes": len(used), "parent_success": successes / len(used)}
+        self.version = self.store.write(adapter.state(self.model), self.version.number, "self_improvement", metrics)
+        return {"version": self.version.number, "used": len(used), **figures}
 
 
 def stack(episodes: list[PracticeEpisode], prompt: Prompt) -> Inputs:
@@ -115,18 +154,20 @@ def main() -> int:
     parser.add_argument("--store", type=Path, required=True, help="weight store folder")
     parser.add_argument("--config", default="config/training/self_improvement.yaml")
     parser.add_argument("--robot", default="panda")
+    parser.add_argument("--version", type=int, help="to start from (the running one, else the newest)")
     args = parser.parse_args()
     os.nice(10)
     torch.set_num_threads(1)
     try:
-        learner = Learner(args.policy, args.store, args.robot, load_config(args.config))
+        learner = Learner(args.policy, args.store, args.robot, load_config(args.config)[0], args.version)
         print(json.dumps({"version": learner.version.number}), flush=True)
     except VlaRosError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 2
     for line in sys.stdin:
         try:
-            answer: dict[str, Any] = learner.update(json.loads(line)["episodes"])
+            asked = json.loads(line)
+            answer: dict[str, Any] = learner.update(asked["episodes"], asked.get("version"))
         except VlaRosError as error:
             answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)

@@ -1,25 +1,33 @@
-"""Online training: samples instructions, has episodes run and recorded, a child process learn, announces versions."""
+"""Online training: samples instructions, has episodes run and recorded, a child process learn, announces versions, and goes
+back to the best one when a stopping rule says so (vla_ros/learning/stopping.py).
+
+Threads: a goal runs in a thread of its own; callbacks only leave it values, each in one assignment or append,
+and write the store's marker under a lock.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.node import Node
+from std_msgs.msg import Float32
 from std_srvs.srv import Trigger
 
 from vla_ros.action import Improve, RunTask
 from vla_ros.episodes import label
-from vla_ros.episodes.monitor import EpisodeMonitor
+from vla_ros.episodes.monitor import LATCHED, EpisodeMonitor
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.child import LearnerProcess
 from vla_ros.learning.learner import load_config
-from vla_ros.msg import Episode, PolicyVersion, TrainingState
+from vla_ros.learning.stopping import Stop, Stopping
+from vla_ros.msg import Episode, PolicyVersion, TrainingState, TrueOutcome
 from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
@@ -30,7 +38,6 @@ from vla_ros.policy.store import WeightStore
 from vla_ros.robots.contract import RobotContract
 from vla_ros.srv import LabelEpisode
 
-WINDOW = 50  # episodes of the running success rate
 ABORTED_IN_A_ROW = 5  # then practice stops: something is broken
 
 
@@ -44,7 +51,7 @@ class TrainerNode(Node):
         self.prompt = None if is_foreign(self.policy) else load_prompt(Path(self.policy))
         self.store = WeightStore(Path(p("store", "").value or "store"))
         self.config = p("config", "config/training/self_improvement.yaml").value
-        load_config(self.config)  # fail at start, not after an hour of practice
+        _, self.stopping = load_config(self.config)  # fail at start, not after an hour of practice
         folder = Path(p("episodes_dir", "").value or "episodes")
         reset_by = p("reset", "cell").value
         if reset_by not in ("cell", "operator"):
@@ -53,6 +60,12 @@ class TrainerNode(Node):
         self.runner.notify = lambda phase, message: self._report(phase=phase, message=message)
         self._busy = threading.Lock()  # one goal at a time moves the arm
         self._active = 0  # version that the policy node runs
+        self._announced = 0  # the last one that this node asked for
+        self._marking = threading.Lock()  # of the store's marker, which names it too
+        self._quality: list[float] = []  # measures since the last episode's end
+        self._truth: bool | None = None
+        self._detected: dict[str, bool] = {}  # of this practice's episodes, by id: success
+        self._audits: deque[tuple[bool, bool]] = deque()  # detected and labelled success, not yet looked at
         self._state = TrainingState(phase="idle")
 
         self.diagnostics = Diagnostics(self, "trainer")
@@ -60,7 +73,15 @@ class TrainerNode(Node):
         self.training = self.create_publisher(TrainingState, "/training/state", qos.STATUS)
         self.episodes = self.create_publisher(Episode, "/training/episode", qos.RECORD)
         own = ReentrantCallbackGroup()
-        self.create_subscription(PolicyVersion, "/policy/active", self._on_active, qos.STATUS, callback_group=own)
+        self.create_subscription(
+            PolicyVersion, "/policy/active", self._on_active, qos.STATUS, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+        quality, audit = p("quality_topic", "").value, p("audit_topic", "").value
+        self._measures, self._audited = bool(quality), bool(audit)
+        if quality:  # std_msgs/Float32, larger is better: an inspection's score, say
+            self.create_subscription(Float32, quality, self._on_quality, qos.RECORD, callback_group=own)
+        if audit:  # vla_ros/TrueOutcome: audits every episode; nothing learns from it
+            self.create_subscription(TrueOutcome, audit, self._on_truth, qos.STATUS, callback_group=own)
         self.create_service(LabelEpisode, "/episodes/label", self._on_label, callback_group=own)
         self.create_service(Trigger, "/trainer/ready", self._on_ready, callback_group=own)
         goals: dict[str, Any] = {
@@ -79,10 +100,32 @@ class TrainerNode(Node):
         self.training.publish(self._state)
 
     def _on_active(self, message: PolicyVersion) -> None:
+        """Also after an operator's rollback: what runs is what a restart resumes and the next update goes on from."""
+        try:
+            if message.sha256:  # a checkpoint that is no version yet, and a foreign policy, have none
+                if self.store.record(message.number).sha256 != message.sha256:
+                    raise VlaRosError(f"the policy node's version {message.number} is not that of {self.store.folder}")
+                self._mark(message.number)
+        except VlaRosError as error:
+            self.get_logger().error(str(error))
+            self.diagnostics.error(str(error))
         if self._active and message.number != self._active:
             self._state.swaps += 1
         self._active = message.number
         self._report()
+
+    def _mark(self, number: int) -> None:
+        with self._marking:
+            self.store.activate(number)
+
+    def _on_quality(self, message: Float32) -> None:
+        if math.isfinite(message.data):
+            self._quality.append(message.data)
+        else:
+            self.diagnostics.error(f"quality measure: found {message.data}, expected a finite number; left out")
+
+    def _on_truth(self, message: TrueOutcome) -> None:
+        self._truth = message.success
 
     def _on_goal(self, goal: Any) -> GoalResponse:
         if self._busy.locked():
@@ -146,39 +189,57 @@ class TrainerNode(Node):
             return self._failed(handle, result, VlaRosError(f"Improve: policy {self.policy} is foreign: it learns where it runs"))
         with self._busy:
             learner: LearnerProcess | None = None
+            swaps_before = self._state.swaps
+            self.diagnostics.clear("practice")
             try:
                 learner = LearnerProcess(Path(self.policy), self.store.folder, self.contract.robot, self.config)
                 first = learner.answer(timeout=120.0)
                 if first is None:
                     raise VlaRosError("the learner process did not start within 120 s")
                 self._publish(first["version"])
-                self._practise(handle, learner, result)
+                stop = self._practise(handle, learner, result)
             except Cancelled:
+                self._report(phase="idle")
                 return self._cancelled(handle, result)
             except VlaRosError as error:
                 return self._failed(handle, result, error)
             finally:
                 self.runner.hold(False)
+                result.swaps, result.policy_version = self._state.swaps - swaps_before, self._active
                 if learner is not None:
                     learner.close()
+            if stop is None:
                 self._report(phase="idle")
-        result.termination_reason = "finished"
+                result.termination_reason = "finished"
+            else:
+                result.termination_reason, result.message = "stopped", f"{stop.rule}: {stop.sentence}"
+                self._report(phase="stopped", message=result.message, stop_rule=stop.rule)
         handle.succeed()
         return result
 
-    def _practise(self, handle: Any, learner: LearnerProcess, result: Improve.Result) -> None:
-        """Algorithm 1 of the paper: whole batches of whole episodes, N updates, swap, next batch."""
-        goal, batch = handle.request, list[str]()
-        recent: deque[Episode] = deque(maxlen=WINDOW)
+    def _practise(self, handle: Any, learner: LearnerProcess, result: Improve.Result) -> Stop | None:
+        """Algorithm 1 of the paper: whole batches of whole episodes, N updates, swap, next batch; until a rule stops it."""
+        goal, batch = handle.request, list[Episode]()
+        watch, recent = Stopping(self.stopping), deque[Episode](maxlen=self.stopping.window)
+        self._detected, self._audits = {}, deque()
+        self._report(stop_rule="", rollbacks=0, best_version=0)
         stopped = lambda: handle.is_cancel_requested  # noqa: E731
-        swaps_before, aborted = self._state.swaps, 0
-        while result.episodes < goal.episodes:
+        aborted, told = 0, ""
+        stop: Stop | None = None
+        while result.episodes < goal.episodes and not (stop and stop.ends):
             request = EpisodeRequest(seed=goal.seed + result.episodes, split="train", task=goal.task)
-            self._report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message="")
-            e = self.runner.run(self.runner.prepare(request, stopped), stopped)
+            self._report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message=told)
+            prepared = self.runner.prepare(request, stopped)
+            self._truth = None
+            e = self.runner.run(prepared, stopped)
             self.episodes.publish(e)
             if e.termination_reason == "cancelled":
                 raise Cancelled
+            if e.policy_version not in (0, self._announced):  # an operator's choice; the rules do not go back behind it
+                watch, self._announced = Stopping(self.stopping), e.policy_version
+            if stop := self._asked(watch, e):
+                told = self._go_back(stop, result)
+                batch.clear()
             if e.outcome == "aborted":
                 aborted += 1
                 self.get_logger().warning(f"episode {e.id} is left out of learning: {e.termination_reason}")
@@ -188,7 +249,6 @@ class TrainerNode(Node):
             aborted = 0
             result.episodes += 1
             recent.append(e)
-            batch.append(e.file)
             rate = sum(x.outcome == "success" for x in recent) / len(recent)
             mean_length = sum(x.steps for x in recent) / len(recent)
             self._report(success_rate=rate, mean_length=mean_length, episodes=result.episodes)
@@ -197,18 +257,51 @@ class TrainerNode(Node):
                     episodes=result.episodes, iteration=result.updates, success_rate=rate, policy_version=self._active
                 )
             )
+            if stop:
+                continue
+            batch.append(e)
             if len(batch) == goal.episodes_per_update:
                 self._learn(learner, batch, stopped)
-                batch = []
+                batch.clear()
                 result.updates += 1
-        result.swaps = self._state.swaps - swaps_before
-        result.policy_version = self._active
+                told = ""
+        return stop if stop and stop.ends else None
 
-    def _learn(self, learner: LearnerProcess, batch: list[str], stopped: Any) -> None:
+    def _asked(self, watch: Stopping, e: Episode) -> Stop | None:
+        """What the stopping rules say after an episode; one that broke off for want of a policy says nothing about it."""
+        stop: Stop | None = None
+        while self._audits and stop is None:
+            stop = watch.audit(*self._audits.popleft())
+        values, self._quality = self._quality, []
+        self.diagnostics.count("unmeasured_episodes", int(self._measures and not values))
+        self.diagnostics.count("unaudited_episodes", int(self._audited and self._truth is None))
+        if e.outcome != "aborted" or e.termination_reason == LATCHED:
+            success = self._detected[e.id] = e.outcome == "success"
+            quality = {"quality": sum(values) / len(values)} if values else {}
+            group = e.instruction.split(" ")[0]  # the verb stands for the task
+            stop = stop or watch.episode(e.policy_version, success, e.termination_reason, quality, self._truth, group)
+        if best := watch.best:
+            self._report(best_version=best.version, best_rate=best.rate, best_low=best.low, best_high=best.high)
+        return stop
+
+    def _go_back(self, stop: Stop, result: Improve.Result) -> str:
+        """The better version runs from here on, and the next update goes on from it; returns what to tell."""
+        message = f"{stop.rule}: {stop.sentence}; back to version {stop.best}"
+        self.get_logger().warning(message)
+        if stop.ends:
+            self.diagnostics.fault("practice", message, level=2 if stop.rule in ("hacking", "failures") else 1)
+        else:
+            result.rollbacks += 1
+            self.diagnostics.error(message)
+        self._publish(stop.best)
+        self._report(rollbacks=result.rollbacks, message=message)
+        return message
+
+    def _learn(self, learner: LearnerProcess, batch: list[Episode], stopped: Any) -> None:
         """One update in the child; simulated time waits, a real arm stands still. Then swap and go on."""
         self._report(phase="learning")
         self.runner.hold(True)
-        learner.submit(batch)
+        learner.submit([e.file for e in batch], batch[-1].policy_version)
         answer = None
         while answer is None:
             if stopped():
@@ -228,15 +321,19 @@ class TrainerNode(Node):
             number=r.number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path, metrics=json.dumps(r.metrics)
         )
         message.header.stamp = self.get_clock().now().to_msg()
+        self._announced = number
         self.announce.publish(message)
         if not self.runner.wait(lambda: self._active == number, 10.0):
             raise VlaRosError(f"the policy node did not take version {number} within 10 s; it runs version {self._active}")
+        self._mark(number)
 
     # -- services -------------------------------------------------------------------------------------------------
 
     def _on_label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
         try:
             label(self.runner.folder, request.episode_id, request.outcome, request.note)
+            if request.outcome != "aborted" and request.episode_id in self._detected:
+                self._audits.append((self._detected[request.episode_id], request.outcome == "success"))
             response.success = True
         except VlaRosError as error:
             response.message = str(error)

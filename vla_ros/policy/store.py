@@ -1,8 +1,14 @@
-"""The weight store: numbered versions with hash, parent and metrics; a version is there whole or not at all."""
+"""The weight store: numbered versions with hash, parent and metrics, and the one that runs.
+
+A version is there whole or not at all, and so is the marker of the running one: both are written beside and renamed, so
+that neither a kill nor a power cut leaves anything half-written.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +22,7 @@ from torch import Tensor
 from vla_ros.errors import VlaRosError
 from vla_ros.types import PolicyVersion
 
-WEIGHTS, RECORD = "weights.safetensors", "version.json"
+WEIGHTS, RECORD, ACTIVE = "weights.safetensors", "version.json", "active"
 
 
 def sha256(path: Path) -> str:
@@ -28,15 +34,40 @@ def _sha256(path: Path) -> str:  # Python 3.10 has no file_digest
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _sync(path: Path) -> None:
+    """A file's content, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(error: Exception) -> str:
+    full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))  # safetensors' has the text alone
+    return "free disk space and retry" if full else "is the file system there, and writable?"
+
+
 class WeightStore:
-    """Folder of versions `000001/`, `000002/`, …, each written beside and renamed into place."""
+    """Folder of versions `000001/`, `000002/`, …, and a file `active` with the number of the one that runs.
+
+    Raises:
+        VlaRosError: the folder is not there and cannot be made.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VlaRosError(f"{self.folder}: cannot be made: {error.strerror}; {_remedy(error)}") from error
 
     def numbers(self) -> list[int]:
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and (p / RECORD).is_file())
+        """Raises VlaRosError when the folder has gone."""
+        try:
+            return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and (p / RECORD).is_file())
+        except OSError as error:
+            raise VlaRosError(f"{self.folder}: cannot be read: {error.strerror}; {_remedy(error)}") from error
 
     def write(self, weights: dict[str, Tensor], parent: int, stage: str, metrics: dict[str, float]) -> PolicyVersion:
         """Add a version; returns its record.
@@ -55,13 +86,13 @@ class WeightStore:
             save_file({k: v.detach().contiguous() for k, v in weights.items()}, draft / WEIGHTS)
             record = PolicyVersion(number, parent, sha256(draft / WEIGHTS), stage, str(final), metrics)
             (draft / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1))
-            for name in (WEIGHTS, RECORD):
-                with (draft / name).open("rb") as file:
-                    os.fsync(file.fileno())
+            for path in (draft / WEIGHTS, draft / RECORD, draft):
+                _sync(path)
             draft.rename(final)
+            _sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise VlaRosError(f"{self.folder}: version {number} was not written: {error}; free disk space and retry") from error
+            raise VlaRosError(f"{self.folder}: version {number} was not written: {error}; {_remedy(error)}") from error
         return record
 
     def record(self, number: int) -> PolicyVersion:
@@ -93,3 +124,70 @@ class WeightStore:
     def latest(self) -> PolicyVersion | None:
         numbers = self.numbers()
         return self.record(numbers[-1]) if numbers else None
+
+    # -- the running version --------------------------------------------------------------------------------------
+
+    def activate(self, number: int) -> None:
+        """Mark the version that runs, and that a restart resumes.
+
+        Raises:
+            VlaRosError: no such version, or the disk does not take the marker; the one before stays.
+        """
+        self.record(number)
+        marker, draft = self.folder / ACTIVE, self.folder / f".{ACTIVE}.{os.getpid()}.part"
+        try:
+            draft.write_text(f"{number}\n")
+            _sync(draft)
+            draft.replace(marker)
+            _sync(self.folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise VlaRosError(f"{marker}: version {number} was not marked active: {error}; {_remedy(error)}") from error
+
+    def active(self) -> PolicyVersion | None:
+        """The version that ran last; None where none was ever marked.
+
+        Raises:
+            VlaRosError: the folder has gone, the marker is damaged, or names a version that is not there.
+        """
+        marker = self.folder / ACTIVE
+        try:
+            text = marker.read_text()
+        except FileNotFoundError:
+            self.numbers()  # raises where it is the folder that is not there
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise VlaRosError(f"{marker}: cannot be read: {error}; {_remedy(error)}") from error
+        if not text.strip().isdecimal():
+            raise VlaRosError(
+                f"{marker}: found {text[:20]!r}, expected a version's number; `vla-ros policy activate` writes it anew"
+            )
+        return self.record(int(text))
+
+    def lineage(self, number: int) -> list[PolicyVersion]:
+        """The version, its parent, and so on to the first.
+
+        Raises:
+            VlaRosError: a parent is not in the store, so that nothing could be rolled back to it.
+        """
+        chain = [self.record(number)]
+        numbers = self.numbers()
+        while parent := chain[-1].parent:
+            child = chain[-1].number
+            if parent not in numbers or parent >= child:
+                raise VlaRosError(f"{self.folder}: version {child} has the unknown parent {parent}; the store has {numbers}")
+            chain.append(self.record(parent))
+        return chain
+
+    def diff(self, a: int, b: int) -> dict[str, float]:
+        """|b - a| over the larger of |a| and |b| (Frobenius) of each tensor: 0 unchanged, 1 where one of the two is zero.
+
+        Raises:
+            VlaRosError: versions of different policies.
+        """
+        old, new = self.load(a), self.load(b)
+        if {n: t.shape for n, t in old.items()} != {n: t.shape for n, t in new.items()}:
+            raise VlaRosError(f"{self.folder}: versions {a} and {b} hold different tensors; they are not of the same policy")
+        sizes = {name: max(float(old[name].norm()), float(new[name].norm())) for name in old}
+        return {name: float((new[name] - old[name]).norm()) / size if size else 0.0 for name, size in sizes.items()}

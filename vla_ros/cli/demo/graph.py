@@ -211,9 +211,9 @@ class Graph:
 
         goal = Improve.Goal(episodes=episodes, episodes_per_update=per_update, seed=seed, task=task)
         result = self._goal(self._improve, goal, "practice", 3600.0, feedback)
-        if result.termination_reason != "finished":
+        if result.termination_reason not in ("finished", "stopped"):
             raise VlaRosError(f"practice ended early: {result.termination_reason}; see {self._log.name}")
-        tell(1.0, f"{result.updates} updates, {result.swaps} swaps")
+        tell(1.0, f"{result.updates} updates, {result.swaps} swaps {result.message}".strip())
         return result
 
     def activate(self, number: int) -> None:

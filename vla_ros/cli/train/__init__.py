@@ -1,10 +1,11 @@
-"""Training: stage 1 (behaviour cloning and steps-to-go) of a policy on demonstrations.
+"""Training: stage 1 (behaviour cloning and steps-to-go) on demonstrations, and stage 2 (self-improvement) in simulation.
 
 examples:
   vla-ros train sft --robot panda --data runs/latest/episodes --policy runs/latest/policy --out runs/sft
   vla-ros train sft --robot panda --data demos.npz --policy small --steps 4000 --out runs/small
   vla-ros train sft --robot panda --data runs/latest/episodes --policy HuggingFaceTB/SmolVLM-256M-Instruct --lora 16 \\
       --precision bf16 --batch 64 --accumulate 8 --out runs/smolvlm
+  vla-ros train improve --sim --policy runs/sft --judge runs/judge --out runs/improve
   accelerate launch --num_processes 4 -m vla_ros.cli train sft ...        several GPUs or machines: the same command
 
 `--data`: folders of recorded episodes (*.mcap; those that ended in success) and files of demonstrations (*.npz), together.
@@ -17,6 +18,10 @@ The success detector's calibration on the held-out episodes is written beside th
 A run that was killed goes on where it was when the same command is given again. The checkpoint is the one with the least
 held-out loss; figures of the run lie beside it in log.jsonl, and in TensorBoard's format where it is installed.
 
+improve: the policy practises in simulated cells; a frozen judge (`--judge`, with its calibration) rewards, ends episodes and
+decides when to stop. Every update is a version in `versions` (`vla-ros policy list --store`), the best one is also written as
+a checkpoint, `policy`. On a robot, trainer_node practises: `vla-ros action send_goal /improve`.
+
 exit status: 0 done; 2 bad input.
 """
 
@@ -27,7 +32,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve")
     sft = verbs.add_parser("sft", help="stage 1: behaviour cloning and steps-to-go")
     sft.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
     sft.add_argument("--data", nargs="+", type=Path, required=True, metavar="PATH", help="folders of *.mcap, files *.npz")
@@ -51,9 +56,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sft.add_argument("--evaluate-every", type=int, metavar="STEPS", help="(250)")
     sft.add_argument("--patience", type=int, help="evaluations without a better one, then it stops; 0: never (6)")
     sft.add_argument("--seed", type=int, help="(0)")
+    improve = verbs.add_parser("improve", help="stage 2: self-improvement in simulated cells")
+    improve.add_argument("--sim", action="store_true", help="practise in simulated cells of this process (required)")
+    improve.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
+    improve.add_argument("--policy", type=Path, required=True, help="stage-1 checkpoint to start from")
+    improve.add_argument("--judge", type=Path, required=True, help="frozen stage-1 checkpoint with its calibration")
+    improve.add_argument("--out", type=Path, required=True, help="folder of versions, log and the best version's checkpoint")
+    improve.add_argument("--episodes", type=int, default=2400, help="practice episodes at most (2400)")
+    improve.add_argument("--per-update", type=int, default=48, metavar="N", help="whole episodes of one update (48)")
+    improve.add_argument("--tasks", nargs="+", default=["reach", "push"], help="what is practised (reach push)")
+    improve.add_argument("--split", choices=("train", "held_out"), default="train", help="of objects and places (train)")
+    improve.add_argument("--config", default="config/training/self_improvement.yaml", help="method and stopping rules")
+    audit = "of the verdicts, compared with the simulator's truth: for the rule `hacking` only (0.1)"
+    improve.add_argument("--audit", type=float, default=0.1, metavar="SHARE", help=audit)
+    improve.add_argument("--seed", type=int, default=300_000, help="of the first scene (300000)")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.verb == "improve":
+        from vla_ros.cli.train import improve
+
+        return improve.run(args)
     from vla_ros.cli.train import sft
 
     return sft.run(args)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vla_ros.cli.train.log import LOG, tensorboard
 from vla_ros.episodes.check import DEMONSTRATION
 from vla_ros.episodes.trajectory import Trajectory, load_trajectory
 from vla_ros.errors import VlaRosError
@@ -33,7 +33,6 @@ from vla_ros.robots.shapes import action_names, check_model, image_shape, model_
 SMALL = "small"
 BINS = 256  # per dimension where the contract sets none, as in RT-2
 STEPS_TO_GO_BINS = 61  # at least; one for each step of an episode
-LOG = "log.jsonl"
 GIB = 1024.0**3
 console = Console(stderr=True)
 
@@ -197,7 +196,7 @@ def _follow(trainer: Trainer, out: Path) -> dict[str, float]:
         return trainer.run(lambda step, figures: None)
     out.mkdir(parents=True, exist_ok=True)
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    write = _tensorboard(out)
+    write = tensorboard(out)
     with (
         (out / LOG).open("a", encoding="utf-8") as log,
         Progress(*bar, TextColumn("{task.fields[told]}"), console=console) as progress,
@@ -218,17 +217,3 @@ def _follow(trainer: Trainer, out: Path) -> dict[str, float]:
                 progress.console.print(f"step {step}: {told}")
 
         return trainer.run(report)
-
-
-def _tensorboard(out: Path) -> Callable[[int, dict[str, float]], None]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return lambda step, figures: None
-    writer = SummaryWriter(str(out / "tensorboard"))
-
-    def write(step: int, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            writer.add_scalar(name, value, step)
-
-    return write

@@ -1,0 +1,385 @@
+"""trainer_node and its learner, with a cell whose policy succeeds as each test says: practice that goes back, ends, or breaks.
+
+Everything of the trainer is real (recordings, learner process, weight store, services); camera, policy, judge and safety filter
+are one fake, which answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from action_msgs.msg import GoalStatus
+from checkpoints import Tiny, tiny_checkpoints  # noqa: F401
+from diagnostic_msgs.msg import DiagnosticArray
+from node_process import NodeProcess
+from rclpy.action import ActionClient
+from rclpy.clock import Clock as RosClock
+from rclpy.clock import ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Float32
+from vla_ros.action import Improve
+from vla_ros.msg import (
+    ActionChunk,
+    Episode,
+    Instruction,
+    Observation,
+    PolicyVersion,
+    Progress,
+    SafetyState,
+    TrainingState,
+    TrueOutcome,
+)
+from vla_ros.srv import ActivatePolicy, LabelEpisode, ResetCell
+
+from vla_ros import types
+from vla_ros.nodes import convert, qos
+from vla_ros.policy.store import WeightStore
+from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.kinematics import Kinematics
+
+CONTRACT = RobotContract.load("panda")
+HOME = Kinematics(CONTRACT).home()
+TEXT = "reach the red cube"
+FRAMES, PERIOD = 4, 0.1  # of an episode; s of its stamps
+CONFIG = "updates: 1\nstopping: {window: 10, patience: 2, level: 0.01, returns: 2}\n"
+EVERY = 10  # episodes per update
+Outcome = Callable[[int, int], str]  # version, its number among those of that version -> success | failure | latched
+
+
+def always(rates: dict[int, int]) -> Outcome:
+    """So many successes in ten episodes, evenly; of a version that is not named, the last one's."""
+    return lambda version, k: "success" if k * (r := rates.get(version, [*rates.values()][-1])) % 10 < r else "failure"
+
+
+class FakeCell(Node):
+    """Callbacks run on a thread of their own; the test reads what they leave."""
+
+    def __init__(self, store: WeightStore) -> None:
+        super().__init__("fake_cell")
+        self.store = store
+        self.outcome: Outcome = always({1: 5})
+        self.after_episode: Callable[[str], None] = lambda episode_id: None
+        self.truth: bool | None = None
+        self.version = PolicyVersion(number=1)
+        self.trainer = 0  # process id
+        self.q = HOME
+        self.state, self.faults = TrainingState(), list[str]()
+        self.states: list[TrainingState] = []
+        self.episodes: list[Episode] = []
+        self.seen: dict[int, int] = {}  # episodes by version
+        self._stamp, self._left = 100.0, 0
+        self._episode = ""
+        self._random = np.random.default_rng(0)
+        steady = RosClock(clock_type=ClockType.STEADY_TIME)
+        p = self.create_publisher
+        self.clock_, self.active = p(Clock, "/clock", 10), p(PolicyVersion, "/policy/active", qos.STATUS)
+        self.observations = p(Observation, "/observation", qos.observations(True, 5))
+        self.chunks, self.progress = p(ActionChunk, "/policy/chunk", qos.COMMAND), p(Progress, "/progress", qos.RECORD)
+        self.safety, self.truths = p(SafetyState, "/safety/state", qos.RECORD), p(TrueOutcome, "/sim/truth", qos.STATUS)
+        self.score = p(Float32, "/inspection/score", 10)
+        self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
+        self.create_subscription(PolicyVersion, "/policy/version", lambda m: self._run(m.number), qos.STATUS)
+        self.create_subscription(TrainingState, "/training/state", self._on_state, qos.STATUS)
+        self.create_subscription(Episode, "/training/episode", self._on_episode, qos.RECORD)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.create_service(ResetCell, "/cell/reset", self._on_reset)
+        self.create_service(ActivatePolicy, "/policy/activate", self._on_activate)
+        self.create_timer(0.004, self._tick, clock=steady)
+        self.improve = ActionClient(self, Improve, "/improve")
+        self.label = self.create_client(LabelEpisode, "/episodes/label")
+        self.active.publish(self.version)
+        self._frame()
+
+    # -- what the nodes of a cell do ------------------------------------------------------------------------------
+
+    def _run(self, number: int) -> None:
+        if number == self.version.number:
+            return
+        r = self.store.record(number)
+        self.version = PolicyVersion(number=number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path)
+        self.active.publish(self.version)
+
+    def _on_activate(self, request: ActivatePolicy.Request, response: ActivatePolicy.Response) -> ActivatePolicy.Response:
+        self._run(self.version.parent if request.rollback else request.number)
+        response.success, response.number = True, self.version.number
+        return response
+
+    def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
+        response.success, response.instruction = True, TEXT
+        response.stamp, response.time_limit = convert.stamp(self._stamp), FRAMES * PERIOD
+        self._frame()
+        return response
+
+    def _on_instruction(self, message: Instruction) -> None:
+        self._episode, self._left = message.episode_id, FRAMES if message.text else 0
+        if message.text:
+            k = self.seen[self.version.number] = self.seen.get(self.version.number, -1) + 1
+            self._wanted = self.outcome(self.version.number, k)
+            self._answer(False)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self.q is HOME:  # else time stands still, and so does the trainer's patience with an arm that comes home
+            self.clock_.publish(Clock(clock=convert.stamp(now)))
+        if not self._left:
+            return
+        self._left -= 1
+        self._frame()
+        if self._wanted == "latched" and self._left == 1:
+            self._safe(SafetyState.LATCHED)
+            self._safe(SafetyState.RUN)
+        self._answer(self._wanted == "success" and not self._left)
+        if self.truth is not None:
+            self.truths.publish(TrueOutcome(success=self.truth))
+
+    def _safe(self, state: int) -> None:
+        message = SafetyState(state=state, joint_names=list(CONTRACT.joints), command=convert.floats(HOME))
+        message.header.stamp = convert.stamp(self._stamp)
+        self.safety.publish(message)
+
+    def _frame(self) -> None:
+        self._stamp += PERIOD
+        images = {"front": self._random.integers(0, 255, (64, 64, 3), np.uint8)}
+        joints = types.JointState(self._stamp, CONTRACT.joints, self.q, np.zeros(7))
+        self._safe(SafetyState.RUN)
+        self.observations.publish(convert.observation_message(types.Observation(self._stamp, images, joints), {}))
+
+    def _answer(self, success: bool) -> None:
+        tokens = self._random.integers(0, 21, (1, 2)).astype(np.int16)
+        chunk = types.ActionChunk(
+            self._stamp + PERIOD, PERIOD, CONTRACT.joints, HOME[None], observation_stamp=self._stamp, tokens=tokens,
+            policy_version=self.version.number, episode_id=self._episode, log_probability=-6.0,
+        )  # fmt: skip
+        self.chunks.publish(convert.chunk_message(chunk))
+        d = float(self._random.uniform(0, 10))
+        estimate = types.ProgressEstimate(self._stamp, d, 1.0, 0.0, success, 0.1)
+        self.progress.publish(convert.progress_message(estimate, TEXT, self._episode))
+
+    def _on_state(self, message: TrainingState) -> None:
+        self.state = message
+        self.states.append(message)
+
+    def _on_episode(self, message: Episode) -> None:
+        self.episodes.append(message)
+        self.after_episode(message.id)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.faults += [s.message for s in message.status if s.name.endswith("trainer") and s.message != "ok"]
+
+    def pose(self, q: np.ndarray) -> None:
+        self.q = q
+        self._frame()
+
+    # -- what a test asks for -------------------------------------------------------------------------------------
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {seconds} s for: {what}; {len(self.episodes)} episodes, {self.state}"
+            time.sleep(0.005)
+
+    def start(self, episodes: int, outcome: Outcome) -> Any:
+        """The future of the goal's result, with its status."""
+        self.outcome, self.after_episode, self.truth = outcome, lambda episode_id: None, None
+        self.seen.clear()
+        self.episodes.clear()
+        self.faults.clear()
+        sent = self.improve.send_goal_async(Improve.Goal(episodes=episodes, episodes_per_update=EVERY))
+        self.until(sent.done, "acceptance")
+        assert sent.result().accepted
+        return sent.result().get_result_async()
+
+    def ended(self, future: Any, status: int = GoalStatus.STATUS_SUCCEEDED) -> Improve.Result:
+        self.until(future.done, "end of practice", 120.0)
+        assert future.result().status == status, future.result()
+        return future.result().result
+
+    def marked(self) -> int:
+        running = self.store.active()
+        assert running is not None
+        return running.number
+
+
+@pytest.fixture(scope="module")
+def cell(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCell]:
+    folder = tmp_path_factory.mktemp("practice")
+    (folder / "training.yaml").write_text(CONFIG)
+    rclpy.init()
+    cell = FakeCell(WeightStore(folder / "store"))
+    executor = SingleThreadedExecutor()
+    executor.add_node(cell)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    parameters = {
+        "policy": tiny.policy, "store": cell.store.folder, "episodes_dir": folder / "episodes", "use_sim_time": "true",
+        "config": folder / "training.yaml", "quality_topic": "/inspection/score", "audit_topic": "/sim/truth",
+    }  # fmt: skip
+    with NodeProcess("trainer_node", **parameters) as process:
+        try:
+            cell.until(cell.improve.server_is_ready, "trainer_node")
+            cell.until(lambda: cell.state.policy_version == 1, "the running version")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it wrote:\n{process.end()[1][-3000:]}") from None
+        cell.trainer = process.process.pid
+        yield cell
+        status, output = process.end()
+    rclpy.shutdown()
+    thread.join()
+    assert status == 0, output[-3000:]
+
+
+def child_of(parent: int) -> int:
+    """Process id of its only child."""
+    found = [
+        int(f.parent.name)
+        for f in Path("/proc").glob("[0-9]*/stat")
+        if f.read_text().rpartition(")")[2].split()[1] == str(parent)
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_worse_version_is_left_and_learning_goes_on_from_the_better_one(cell: FakeCell) -> None:
+    result = cell.ended(cell.start(50, always({1: 5, 2: 9, 3: 0, 4: 9})))
+    assert (result.termination_reason, result.rollbacks, result.updates) == ("finished", 1, 4)
+    assert [e.policy_version for e in cell.episodes][::EVERY] == [1, 2, 3, 2, 4]
+    store = cell.store
+    assert [store.record(n).parent for n in store.numbers()] == [0, 1, 2, 2, 4], "4 descends from 2, not from 3"
+    assert [store.record(n).metrics.get("parent_success") for n in (2, 3, 4)] == [0.5, 0.9, 0.9]
+    assert cell.marked() == cell.version.number == result.policy_version == 5
+    cell.until(lambda: cell.state.phase == "idle", "idle")
+    assert (cell.state.rollbacks, cell.state.best_version) == (1, 2)
+    assert cell.state.best_rate == pytest.approx(0.9)
+    assert 0.5 < cell.state.best_low < 0.9 < cell.state.best_high < 1
+    assert any(s.message.startswith("worse: success fell to 0%") and "back to version 2" in s.message for s in cell.states)
+    cell.until(lambda: any("back to version 2" in f for f in cell.faults), "/diagnostics")
+
+
+def test_a_plateau_ends_it_with_the_best_version(cell: FakeCell) -> None:
+    """Goes on from 5; 6 is the best one, 7 and 8 are not worse enough to be left at once."""
+    result = cell.ended(cell.start(200, always({5: 8, 6: 9, 7: 7, 8: 8})))
+    assert (result.termination_reason, result.episodes, result.updates) == ("stopped", 40, 3)
+    assert result.message == "plateau: the last 20 episodes changed success by -10.0 % against as many before"
+    assert (result.policy_version, cell.version.number, cell.marked()) == (6, 6, 6)
+    cell.until(lambda: cell.state.stop_rule, "the last state")
+    assert (cell.state.phase, cell.state.message, cell.state.stop_rule) == ("stopped", result.message, "plateau")
+    cell.until(lambda: any("plateau" in f for f in cell.faults), "/diagnostics")
+
+
+def test_a_measure_on_a_topic_that_goes_back_ends_it(cell: FakeCell) -> None:
+    future = cell.start(200, always({6: 6, 9: 8}))
+
+    def inspect(episode_id: str) -> None:
+        k = len(cell.episodes)
+        cell.score.publish(Float32(data=float("nan") if k == 3 else (1.0 if k < 20 else 0.2) + 0.01 * (k % 7)))
+
+    cell.after_episode = inspect
+    result = cell.ended(future)
+    assert (result.termination_reason, result.episodes) == ("stopped", 30)
+    assert result.message.startswith("quality: quality fell from ")
+    assert cell.marked() == 9
+    cell.until(lambda: any("found nan, expected a finite number" in f for f in cell.faults), "/diagnostics")
+
+
+def test_more_safety_stops_end_it(cell: FakeCell) -> None:
+    rates: Outcome = lambda version, k: "latched" if version > 9 and k % 5 < 3 else "success"  # noqa: E731
+    result = cell.ended(cell.start(200, rates))
+    assert (result.termination_reason, cell.marked()) == ("stopped", 9)
+    assert result.message.startswith(
+        "failures: collisions and safety stops ended 60% of the last 10 episodes, 0% of those before"
+    )
+    assert {e.termination_reason for e in cell.episodes} == {"success_detected", "safety_latched"}
+
+
+@pytest.mark.parametrize("by", ["truth", "label"])
+def test_a_deceived_judge_ends_it_with_the_version_that_practice_began_with(cell: FakeCell, by: str) -> None:
+    before = cell.marked()
+    future = cell.start(200, always({0: 9, 99: 9}))
+    if by == "truth":
+        cell.truth = False
+    else:
+        refused = lambda name: LabelEpisode.Request(episode_id=name, outcome="failure")  # noqa: E731
+        cell.after_episode = lambda name: cell.label.call_async(refused(name))
+    result = cell.ended(future)
+    assert result.termination_reason == "stopped"
+    assert result.message.startswith("hacking: the detector saw success in ")
+    assert 7 <= result.episodes <= 20
+    assert cell.marked() == cell.version.number == before
+
+
+def test_an_operators_rollback_holds(cell: FakeCell) -> None:
+    """By the command line, in the middle of practice; what follows descends from the version that he chose."""
+    future = cell.start(6 * EVERY, always({1: 1, cell.marked(): 9, 99: 1}))
+
+    def away(episode_id: str) -> None:
+        if len(cell.episodes) == EVERY + 3:
+            cell.pose(HOME + 0.5)  # the next episode begins when the arm is home
+
+    cell.after_episode = away
+    cell.until(lambda: len(cell.episodes) >= EVERY + 3, "an update", 120.0)
+    words = [sys.executable, "-m", "vla_ros.cli", "policy", "activate", "1", "--store", str(cell.store.folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "version 1 runs\n"), done.stderr
+    assert len(cell.episodes) < EVERY + 6
+    newest = cell.store.numbers()[-1]
+    cell.pose(HOME)
+    result = cell.ended(future)
+    assert (result.termination_reason, result.rollbacks) == ("stopped", 0), (
+        "a bad version, but his choice: no going back behind it"
+    )
+    assert result.message.startswith("plateau")
+    assert any(cell.store.record(n).parent == 1 for n in cell.store.numbers() if n > newest)
+
+
+def test_a_learner_that_dies_ends_the_goal_and_the_running_version_stays(cell: FakeCell) -> None:
+    running = cell.marked()
+    future = cell.start(200, always({0: 6, 99: 6}))
+    cell.until(lambda: len(cell.episodes) == 3, "three episodes", 120.0)
+    os.kill(child_of(cell.trainer), signal.SIGKILL)
+    result = cell.ended(future, GoalStatus.STATUS_ABORTED)
+    assert "the learner process has ended" in result.termination_reason
+    assert cell.marked() == cell.version.number == running
+    cell.until(lambda: cell.state.phase == "stopped", "the last state")
+    assert "the learner process has ended" in cell.state.message
+
+
+def test_a_store_that_vanishes_ends_the_goal_and_the_running_version_stays(cell: FakeCell) -> None:
+    running = cell.marked()
+    future = cell.start(200, always({0: 6, 99: 6}))
+    cell.until(lambda: len(cell.episodes) == 3, "three episodes", 120.0)
+    elsewhere = cell.store.folder.rename(cell.store.folder.with_name("elsewhere"))
+    result = cell.ended(future, GoalStatus.STATUS_ABORTED)
+    elsewhere.rename(cell.store.folder)
+    assert "store: cannot be read: No such file or directory" in result.termination_reason
+    assert cell.marked() == cell.version.number == running
+
+
+def test_a_version_with_an_unknown_parent_is_not_practised(cell: FakeCell) -> None:
+    record = cell.store.folder / f"{cell.marked():06d}" / "version.json"
+    before = record.read_text()
+    record.write_text(json.dumps({**json.loads(before), "parent": 999}))
+    result = cell.ended(cell.start(20, always({0: 6, 99: 6})), GoalStatus.STATUS_ABORTED)
+    record.write_text(before)
+    assert "has the unknown parent 999" in result.termination_reason
+    assert cell.episodes == []

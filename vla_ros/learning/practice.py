@@ -1,0 +1,113 @@
+"""Practice in this process (arXiv 2509.15155, Algorithm 1): what trainer_node does with an arm, in simulated cells that share
+one forward pass.
+
+    repeat: whole batches of whole episodes with the running version, ended by the judge's word or the cycle time
+            one update on them (self_improvement.py), after which they are used up
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_ros.errors import VlaRosError
+from vla_ros.learning import rollout
+from vla_ros.learning.learner import stack
+from vla_ros.learning.rollout import SimulatedEpisode
+from vla_ros.learning.self_improvement import ImproveConfig, SelfImprovement
+from vla_ros.policy.policy import Model
+from vla_ros.policy.prompt import Prompt
+from vla_ros.progress.calibration import Calibration
+from vla_ros.sim.env import TabletopEnv
+
+
+@dataclass(frozen=True)
+class PracticeConfig:
+    per_update: int = 48  # whole episodes
+    tasks: tuple[str, ...] = ("reach", "push")
+    floor: float = 0.25  # least share of a task, in units of an equal one
+    memory: int = 64  # episodes of a task that its share follows
+    seed: int = 300_000  # of the first scene; the next ones follow
+    split: str = "train"
+
+
+class Curriculum:
+    """How many episodes of each task come next: most of those that now succeed and now fail, p (1 - p), because a task that
+    always does one of the two teaches nothing; each keeps a floor, so that its p is known."""
+
+    def __init__(self, tasks: Sequence[str], floor: float, memory: int) -> None:
+        if not tasks:
+            raise VlaRosError("practice: found no task, expected at least one")
+        self._floor = floor / len(tasks)
+        self._recent: dict[str, deque[bool]] = {task: deque(maxlen=memory) for task in tasks}
+
+    def record(self, task: str, success: bool) -> None:
+        self._recent[task].append(success)
+
+    def shares(self) -> dict[str, float]:
+        """Of each task, their sum is 1. A task without episodes counts as one at p = 1/2."""
+        p = {task: (sum(r) + 1) / (len(r) + 2) for task, r in self._recent.items()}
+        spread = {task: v * (1 - v) for task, v in p.items()}
+        rest = 1 - self._floor * len(p)
+        return {task: self._floor + rest * v / sum(spread.values()) for task, v in spread.items()}
+
+    def counts(self, episodes: int) -> dict[str, int]:
+        """The shares of so many episodes, whole, by largest remainders."""
+        wanted = {task: share * episodes for task, share in self.shares().items()}
+        out = {task: int(v) for task, v in wanted.items()}
+        for task in sorted(wanted, key=lambda t: out[t] - wanted[t])[: episodes - sum(out.values())]:
+            out[task] += 1
+        return out
+
+
+class SimulatedPractice:
+    """Stage 2 on simulated cells.
+
+    Args:
+        policy: trained in place, with LoRA in it already (adapter.add).
+        judge: frozen; its calibration ends episodes.
+        envs: as many episodes run side by side.
+    """
+
+    def __init__(
+        self, policy: Model, judge: Model, calibration: Calibration, prompt: Prompt, envs: list[TabletopEnv],
+        config: PracticeConfig, improve: ImproveConfig,
+    ) -> None:  # fmt: skip
+        self.policy, self.judge, self.calibration, self.prompt, self.envs = policy, judge.eval(), calibration, prompt, envs
+        self.config, self.method = config, SelfImprovement(policy, improve)
+        self.curriculum = Curriculum(config.tasks, config.floor, config.memory)
+        self.episodes, self._seed = 0, config.seed
+
+    def skip(self, episodes: int) -> None:
+        """Episodes that were practised before: their scenes do not come again."""
+        self.episodes += episodes
+        self._seed += episodes
+
+    def iterate(self) -> tuple[dict[str, list[SimulatedEpisode]], dict[str, float]]:
+        """One batch of episodes per task and one update on all; returns the episodes and the update's figures."""
+        found: dict[str, list[SimulatedEpisode]] = {}
+        for task, count in self.curriculum.counts(self.config.per_update).items():
+            seeds = list(range(self._seed, self._seed + count))
+            self._seed += count
+            found[task] = rollout.run(
+                self.envs, seeds, self.policy, self.judge, self.calibration, self.prompt, self.config.split, task
+            )
+            for episode in found[task]:
+                self.curriculum.record(task, episode.detected)
+        practised = [e.practice for episodes in found.values() for e in episodes]
+        self.episodes += len(practised)
+        return found, self.method.update(practised, stack(practised, self.prompt))
+
+
+def rates(found: Mapping[str, Sequence[SimulatedEpisode]]) -> dict[str, float]:
+    """Per task: what the judge detected, what was true then, and the mean length [policy steps]."""
+    out: dict[str, float] = {}
+    for task, episodes in found.items():
+        if episodes:
+            out[f"{task}_detected"] = float(np.mean([e.detected for e in episodes]))
+            out[f"{task}_true"] = float(np.mean([e.true_success for e in episodes]))
+            out[f"{task}_length"] = float(np.mean([len(e.practice.tokens) for e in episodes]))
+    return out
