@@ -1,24 +1,28 @@
-"""What the nodes add: from the stamp of a camera frame to the first safe command that follows the policy's answer to it, less
-the policy's own model time. Real processes over real DDS on this machine:
+"""What the nodes add: from a camera frame to the first safe command that follows the policy's answer to it, less the policy's
+own model time. Real processes over real DDS on this machine, with the cameras in both ways that camera_node knows:
 
-    2 cameras (640x480 rgb8, both at once, 29.97 Hz) ──► camera_node ──► policy_node ──► safety_node ──► arm
-                                                             ▲                               ▲            │
-                                                             └────── joint states, 210 Hz ───┴────────────┘
+    devices  2 files ──threads──►┐
+    topics   2 camera drivers ──►┴ camera_node ──► policy_node ──► safety_node ──► arm
+                                       ▲                               ▲            │
+                                       └────── joint states, 210 Hz ───┴────────────┘
 
-Cameras and arm are processes of their own, as drivers are; the arm goes where it is told. At 29.97 Hz (NTSC's) the frames meet
-the arm's clock in every phase; 210 Hz is the first control rate from 200 Hz on that is a multiple of 30, as contracts want it.
-The policy is VlaModel in its default shape with random weights.
+Both cameras send 640x480 at the same moments at 29.97 Hz (NTSC's), so that frames meet the arm's clock in every phase; 210 Hz is
+the first control rate from 200 Hz on that is a multiple of 30, as contracts want it. As topics they are rgb8 images from a
+process each, as driver nodes are. As devices they are video files of noise in uncompressed YUV 4:2:0, which costs as much to
+turn into pictures as the YUYV of a webcam (0.15 ms; MJPG would be 2.5 ms). The arm goes where it is told. The policy is VlaModel
+in its default shape with random weights.
 
-Every node runs as it is; its callbacks note when they begin and end. `overhead` is the sum of all stages but two:
+Every node runs as it is; its callbacks note when they begin and end. A frame's stamp is when its driver has it: before it is
+sent, or before it is decoded. The sums leave out two stages:
 
     model      the network
     tick wait  an admitted chunk waits for the next joint state, the control clock: evenly spread over 0 to 4.8 ms, p99 4.7 ms,
-               however fast the nodes are. So the bar of 4 ms is held against what the nodes add, without this wait;
-               `with_wait` includes it.
+               however fast the nodes are. The bar of 4 ms is held against what the nodes add; `with_wait` includes it.
 
-The wait of the frames for a joint state (`joint wait`) is the alignment's own choice and counts.
+The wait of the frames for a joint state (`joint wait`) is the alignment's own choice and counts, and so does the command's way
+to the arm. `from_observation` begins where camera_node sends the aligned observation.
 
-    python benchmarks/node_overhead.py [--quick] [--json] [--engine onnx]
+    python benchmarks/node_overhead.py [--quick] [--json] [--engine onnx] [--cameras devices]
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import argparse
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -38,6 +43,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch
 
+import cv2
 import numpy as np
 import yaml
 
@@ -69,6 +75,8 @@ BAR = 4.0  # ms, p99
 TEXT = "push the red cube to the left"
 NODES = ("camera_node", "policy_node", "safety_node")
 WARM = 60  # observations before the figures
+WAYS = ("topics", "devices")  # of the cameras
+VIDEO = 90  # frames of a device before it begins anew
 PATIENCE = 90.0  # s, until the first command that follows a chunk
 
 Row = dict[str, Any]
@@ -215,7 +223,7 @@ class Arm(Node):
         self.joints.publish(message)
 
 
-def run_camera(contract: RobotContract, name: str, trace: Trace) -> None:
+def run_camera(contract: RobotContract, name: str) -> None:
     """Noise at RATE; all cameras at the same moments."""
     node = Node(f"camera_{name}")
     publisher = node.create_publisher(Image, contract.cameras[name].topic, qos.SENSOR)
@@ -226,10 +234,18 @@ def run_camera(contract: RobotContract, name: str, trace: Trace) -> None:
         time.sleep(max(0.0, tick / RATE - time.time()))
         tick = max(tick + 1, int(time.time() * RATE))
         message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH, data=pixels)
-        stamp = time.time()
-        message.header.stamp = convert.stamp(stamp)
+        message.header.stamp = convert.stamp(time.time())
         publisher.publish(message)
-        trace.append({"stamp": stamp, "sent": time.time()})
+
+
+def write_video(path: Path) -> Path:
+    """Noise at RATE; camera_node plays files of one rate in step."""
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"I420"), RATE, (WIDTH, HEIGHT))
+    random = np.random.default_rng(len(path.stem))
+    for _ in range(VIDEO):
+        writer.write(random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    writer.release()
+    return path
 
 
 def run_role(role: str, folder: Path, arguments: list[str]) -> None:
@@ -249,7 +265,7 @@ def run_role(role: str, folder: Path, arguments: list[str]) -> None:
             if role == "arm":
                 rclpy.spin(Arm(contract, trace))
             else:
-                run_camera(contract, role, trace)
+                run_camera(contract, role)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     (folder / f"{role}.json").write_text(json.dumps(trace))
@@ -281,14 +297,20 @@ class Process:
         self._process.wait(timeout=30)
 
 
-def run_graph(folder: Path, seconds: float, engine: str) -> dict[str, Trace]:
-    """The traces of all processes, after `seconds` of answers and their warming up."""
+def run_graph(folder: Path, seconds: float, engine: str, way: str) -> dict[str, Trace]:
+    """The traces of all processes, after `seconds` of answers and their warming up; `way` of the cameras, one of WAYS."""
+    folder.mkdir()
     contract = write_contract(folder)
     policy = write_policy(RobotContract.load(contract), folder)
     parameters: dict[str, Row] = {
         "policy_node": {"robot": contract, "policy": policy, "engine": engine}, "safety_node": {"robot": contract},
-        "camera_node": {"robot": contract}, "arm": {}, **{name: {} for name in CAMERAS},
+        "camera_node": {"robot": contract}, "arm": {},
     }  # fmt: skip
+    if way == "devices":
+        videos = [str(write_video(folder / f"{name}.avi")) for name in CAMERAS]
+        parameters["camera_node"]["devices"] = f"[{', '.join(videos)}]"
+    else:
+        parameters |= {name: {} for name in CAMERAS}
     rclpy.init(args=[])
     node = Node("operator")
     moving: list[float] = []
@@ -325,9 +347,14 @@ def run_graph(folder: Path, seconds: float, engine: str) -> dict[str, Trace]:
 
 
 STAGES = (
-    "camera transport", "joint wait", "align, resize", "observation transport", "decode, preprocess", "model", "post",
+    "frame in", "joint wait", "align", "observation transport", "decode, preprocess", "model", "post",
     "rest of policy_node", "chunk transport", "admission", "tick wait", "tick", "command transport",
 )  # fmt: skip
+SUMS = {
+    "overhead": f"from the frame's stamp (bar: p99 <= {BAR:g})",
+    "from_observation": "from the aligned observation",
+    "with_wait": "from the frame's stamp, with the wait for the next tick",
+}
 
 
 def split(traces: dict[str, Trace]) -> np.ndarray:
@@ -354,45 +381,52 @@ def split(traces: dict[str, Trace]) -> np.ndarray:
 
 
 def figures(traces: dict[str, Trace]) -> Row:
-    """p50 and p99 [ms] of the sums and of each stage, and the counts."""
+    """p50 and p99 [ms] of each step's sums and of each stage, and the counts."""
     steps = split(traces)
     if len(steps) < 100:
         raise RuntimeError(f"found {len(steps)} answered observations, expected at least 100")
-    model, wait = steps[:, STAGES.index("model")], steps[:, STAGES.index("tick wait")]
-    total = steps.sum(1) - model
+    counts = {"observations": "camera_node", "chunks": "policy_node", "followed": "safety_node"}
+    added = np.array([name not in ("model", "tick wait") for name in STAGES])
+    sums = {
+        "overhead": steps[:, added].sum(1),
+        "from_observation": steps[:, added & (np.arange(len(STAGES)) >= STAGES.index("observation transport"))].sum(1),
+        "with_wait": steps[:, [name != "model" for name in STAGES]].sum(1),
+    }
 
-    def percentiles(values: np.ndarray) -> list[float]:
-        return [float(value) for value in np.percentile(values, [50, 99])]
+    def percentiles(named: Any) -> Row:
+        return {name: np.percentile(values, [50, 99]).tolist() for name, values in named}
 
-    sums = {"overhead": total - wait, "with_wait": total}
-    columns = zip(STAGES, steps.T, strict=True)
     return {
-        **{f"{name}_p{p}_ms": v for name, values in sums.items() for p, v in zip((50, 99), percentiles(values), strict=True)},
-        "bar_ms": BAR, "steps": len(steps), "stages_ms": {name: percentiles(values) for name, values in columns},
-        "frames": len(traces[CAMERAS[0]]), "observations": len(traces["camera_node"]), "chunks": len(traces["policy_node"]),
-        "followed": len(traces["safety_node"]),
+        "sums_ms": percentiles(sums.items()), "stages_ms": percentiles(zip(STAGES, steps.T, strict=True)), "bar_ms": BAR,
+        "steps": len(steps), **{name: len(traces[role]) for name, role in counts.items()},
     }  # fmt: skip
 
 
-def tell(found: Row) -> None:
+def cpu_time() -> np.ndarray:
+    """s since boot: of all cores; of this benchmark and its ended processes; stolen by the host; idle."""
+    user, nice, system, idle, wait, irq, soft, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    ticks = np.array([user + nice + system + idle + wait + irq + soft + stolen, 0, stolen, idle + wait])
+    return ticks / os.sysconf("SC_CLK_TCK") + [0.0, sum(each.ru_utime + each.ru_stime for each in used), 0.0, 0.0]
+
+
+def tell(way: str, found: Row) -> None:
     """The table for people."""
-    load = ", ".join(f"{value:.1f}" for value in found["load"])
-    print(f"two cameras {WIDTH}x{HEIGHT} at {RATE:.2f} Hz, joint states at {CONTROL} Hz, {found['steps']} steps; load before and "
-          f"after: {load} on {os.cpu_count()} cores")  # fmt: skip
-    print(f"  {'ms':<44} {'p50':>8} {'p99':>8}")
-    for name, (p50, p99) in found["stages_ms"].items():
-        print(f"  {name:<44} {p50:8.3f} {p99:8.3f}")
-    for key, name in (("overhead", f"overhead (bar: p99 <= {BAR:g})"), ("with_wait", "the same with the wait for the next tick")):
-        print(f"  {name:<44} {found[f'{key}_p50_ms']:8.3f} {found[f'{key}_p99_ms']:8.3f}")
-    print(f"  frames {found['frames']}, observations {found['observations']}, chunks {found['chunks']}, followed "
-          f"{found['followed']}")  # fmt: skip
+    counts = ", ".join(f"{name} {found[name]}" for name in ("observations", "chunks", "followed", "steps"))
+    print(f"cameras as {way}: {counts}")
+    print(f"  of {os.cpu_count()} cores others took {found['others']:.0%}, the host {found['stolen']:.1%}")
+    print(f"  {'ms':<56} {'p50':>8} {'p99':>8}")
+    sums = {SUMS[name]: values for name, values in found["sums_ms"].items()}
+    for name, (p50, p99) in {**found["stages_ms"], **sums}.items():
+        print(f"  {name:<56} {p50:8.3f} {p99:8.3f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="15 s, not 60 s")
+    parser.add_argument("--quick", action="store_true", help="15 s, not 60 s, each")
     parser.add_argument("--json", action="store_true", help="figures as one JSON object in the last line")
     parser.add_argument("--engine", default="onnx", help="of policy_node (onnx)")
+    parser.add_argument("--cameras", choices=WAYS, action="append", help="only as these (topics and devices)")
     parser.add_argument("--role", choices=(*NODES, "arm", *CAMERAS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options, arguments = parser.parse_known_args()
@@ -403,11 +437,14 @@ def main() -> None:
         return
     if arguments:
         parser.error(f"unknown: {' '.join(arguments)}")
-    load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        traces = run_graph(Path(folder), 15.0 if options.quick else 60.0, options.engine)
-    found = {**figures(traces), "load": [load, os.getloadavg()[0]]}
-    tell(found)
+    found = {}
+    for way in options.cameras or WAYS:
+        before = cpu_time()
+        with tempfile.TemporaryDirectory() as folder:
+            traces = run_graph(Path(folder) / way, 15.0 if options.quick else 60.0, options.engine, way)
+        cores, own, stolen, idle = cpu_time() - before
+        found[way] = {**figures(traces), "others": (cores - own - stolen - idle) / cores, "stolen": stolen / cores}
+        tell(way, found[way])
     if options.json:
         print(json.dumps(found))
 

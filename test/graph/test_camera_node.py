@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from node_process import NodeProcess, spin_until
 from rclpy.executors import SingleThreadedExecutor
@@ -104,13 +105,17 @@ def test_a_missing_camera_and_a_broken_one_are_named(cell: Cell) -> None:
         spin_until(cell.executor_, lambda: "no sensor_msgs/Image" not in cell.message, "fault cleared", 5)
 
 
-def test_a_device_is_read_and_published(cell: Cell, tmp_path: Path) -> None:
-    video = tmp_path / "camera.avi"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (80, 60))
-    for _ in range(200):
-        writer.write(np.full((60, 80, 3), (0, 0, 200), np.uint8))
+def write_video(path: Path, colour: tuple[int, int, int]) -> Path:
+    """80x60, 20 Hz, of one colour [BGR]."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (80, 60))
+    for _ in range(10):
+        writer.write(np.full((60, 80, 3), colour, np.uint8))
     writer.release()
-    with NodeProcess("camera_node", device=str(video)) as process:
+    return path
+
+
+def test_a_device_is_read_and_published(cell: Cell, tmp_path: Path) -> None:
+    with NodeProcess("camera_node", devices=write_video(tmp_path / "camera.avi", (0, 0, 200))) as process:
         cell.until_observed(3)
         status, output = process.end()
     assert (status, "Traceback" in output) == (0, False), output
@@ -120,7 +125,28 @@ def test_a_device_is_read_and_published(cell: Cell, tmp_path: Path) -> None:
     assert {(m.width, m.height, m.encoding, m.header.frame_id) for m in cell.frames} == {(80, 60, "rgb8", "front_optical")}
 
 
+def test_devices_are_the_contracts_cameras_in_its_order(cell: Cell, tmp_path: Path) -> None:
+    content = yaml.safe_load(CONTRACT.path.read_text())
+    content["observation"]["cameras"] = ["front", "wrist"]
+    robot = tmp_path / "panda.yaml"
+    robot.write_text(yaml.safe_dump(content))
+    videos = [write_video(tmp_path / f"{name}.avi", colour) for name, colour in (("red", (0, 0, 200)), ("blue", (200, 0, 0)))]
+    with NodeProcess("camera_node", robot=robot, devices=f"[{videos[0]}, {videos[1]}]"):
+        cell.until_observed(10)
+    for message in cell.observations:
+        means = {name: image.mean(axis=(0, 1)) for name, image in convert.observation(message).images.items()}
+        assert list(means) == ["front", "wrist"]
+        assert np.abs(means["front"] - [200, 0, 0]).max() < 8
+        assert np.abs(means["wrist"] - [0, 0, 200]).max() < 8
+
+
 def test_an_unknown_device_ends_with_a_clear_line() -> None:
-    status, output = NodeProcess("camera_node", device="/dev/video77").wait()
+    status, output = NodeProcess("camera_node", devices="/dev/video77").wait()
     assert status == 2
-    assert "'/dev/video77' cannot be opened as a camera" in output
+    assert "'/dev/video77' of camera 'front' cannot be opened as a camera" in output
+
+
+def test_a_wrong_number_of_devices_ends_with_a_clear_line() -> None:
+    status, output = NodeProcess("camera_node", devices="[0, 2]").wait()
+    assert status == 2
+    assert "parameter `devices`: found 2 (0, 2), expected 1, one for each policy camera" in output

@@ -74,8 +74,8 @@ class PolicyNode(Node):
         self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
         self.create_subscription(PolicyVersionMsg, "/policy/version", self._on_version, qos.STATUS)
         self.create_service(ActivatePolicy, "/policy/activate", self._on_activate)
-        if self.store and (latest := self.store.latest()):
-            self._load(latest.number, latest.sha256)
+        if self.store and (resumed := self.store.active() or self.store.latest()):
+            self._load(resumed.number, resumed.sha256)
             self._swap()
         self.active.publish(self.version)
         self.get_logger().info(f"policy of {Path(source).name} ready, version {self.version.number}, engine {engine}")

@@ -50,7 +50,7 @@ def shrink(image: Image, size: tuple[int, int]) -> Image:
     return small
 
 
-@compiled(numba.void(numba.types.Array(numba.uint8, 2, "C", readonly=True), numba.uint8[:, :, ::1]))
+@compiled(numba.void(numba.types.Array(numba.uint8, 2, "C", readonly=True), numba.uint8[:, :, ::1]), nogil=True)
 def _average(image, small):  # type: ignore[no-untyped-def]
     """image [H, W * 3] to small [h, w, 3]: rows first, over all columns and colours, which the compiler does eight at a time."""
     height, width = image.shape[0], image.shape[1] // 3

@@ -15,16 +15,17 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(signature: Any) -> Callable[[F], F]:
-    """Compiles a function for the types of `signature` (numba's) and no others, now: never in a control tick.
+def compiled(signature: Any, nogil: bool = False) -> Callable[[F], F]:
+    """Compiles a function for the types of `signature` (numba's) and no others, now: never in a control tick. `nogil`: other
+    threads run meanwhile.
 
     Where nothing can be kept, or what was kept is damaged (a full disk, a power cut), it is compiled at each start.
     """
 
     def decorate(function: F) -> F:
         try:
-            return numba.njit(signature, cache=True)(function)  # type: ignore[no-any-return]
+            return numba.njit(signature, cache=True, nogil=nogil)(function)  # type: ignore[no-any-return]
         except Exception:  # noqa: BLE001  (of many kinds; an error in the function itself comes again)
-            return numba.njit(signature)(function)  # type: ignore[no-any-return]
+            return numba.njit(signature, nogil=nogil)(function)  # type: ignore[no-any-return]
 
     return decorate
