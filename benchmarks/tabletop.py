@@ -21,6 +21,7 @@ from vla_ros.policy.prompt import Prompt
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.collect import collect
 from vla_ros.sim.env import TabletopEnv
+from vla_ros.sim.expert import Manner
 from vla_ros.sim.tasks import Tasks
 
 ROBOT = "panda"
@@ -33,16 +34,20 @@ LEARNING = ("sft", "stage1", "data", "rollout")
 
 
 def prepare(
-    shared: Path, name: str, count: int, seed: int, noise: tuple[float, ...] = (0.25,), tasks: Sequence[str] = ("",)
-) -> Path:
-    """Demonstrations on disk, for all cells: of the tasks' own mixture, or equally many of each of `tasks`."""
+    shared: Path, name: str, count: int, seed: int, noise: tuple[float, ...] = (0.25,), tasks: Sequence[str] = ("",),
+    astray: int = 0,
+) -> Path:  # fmt: skip
+    """Demonstrations on disk, for all cells: of the tasks' own mixture, or equally many of each of `tasks`; those that begin
+    where others went astray, if `astray`."""
     path, unfinished = shared / f"{name}-{count}.npz", shared / f"unfinished-{name}.npz"
     if not path.exists():
         sets = [
-            stage1.demonstrations(collect(ROBOT, count // len(tasks), seed, task=task or None, noises=noise, workers=1))
+            collect(
+                ROBOT, count // len(tasks), seed, task=task or None, noises=noise, manner=Manner(astray=astray), workers=1
+            )
             for task in tasks
         ]
-        stage1.save_demonstrations(unfinished, together(sets) if len(sets) > 1 else sets[0])
+        stage1.save_demonstrations(unfinished, together([stage1.demonstrations(data) for data in sets]))
         unfinished.rename(path)
     return path
 

@@ -166,3 +166,28 @@ def test_mcnemar_is_the_exact_binomial() -> None:
     assert mcnemar(*pairs(3, 3)) == 1.0
     with pytest.raises(ValueError, match="zip"):
         mcnemar([True], [True, False])
+
+
+MOVES = [(1.0, 1.5, False), (1.0, 0.5, True), (-1.0, 1.5, True), (-1.0, 0.5, False)]
+
+
+@pytest.mark.parametrize(("weight", "moved", "learns"), MOVES)
+def test_what_an_update_has_moved_far_enough_is_left_alone(weight: float, moved: float, learns: bool) -> None:
+    log_p = torch.tensor([0.25 * moved]).log().requires_grad_()
+    drawn = torch.tensor([0.25]).log()
+    for clip, pulls in ((0.2, learns), (0.0, True)):
+        log_p.grad = None
+        SelfImprovement(toy(), ImproveConfig(clip=clip))._gain(torch.tensor([weight]), log_p, drawn).sum().backward()
+        assert log_p.grad is not None
+        assert bool(log_p.grad.abs() > 0) == pulls
+        assert not pulls or bool(torch.sign(log_p.grad) == np.sign(weight))
+
+
+def test_on_fresh_samples_the_bound_changes_nothing() -> None:
+    grads = []
+    for clip in (0.2, 0.0):
+        log_p = torch.tensor([0.1, 0.7]).log().requires_grad_()
+        gain = SelfImprovement(toy(), ImproveConfig(clip=clip))._gain(torch.tensor([2.0, -1.0]), log_p, log_p.detach().clone())
+        gain.sum().backward()
+        grads.append(log_p.grad)
+    torch.testing.assert_close(grads[0], grads[1])

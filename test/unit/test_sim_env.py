@@ -185,6 +185,19 @@ def test_collected_episodes_are_complete() -> None:
     assert abs(data.states).max() <= 1.02
 
 
+def test_demonstrations_that_begin_where_others_went_astray() -> None:
+    """They start away from home, with blocks displaced, and end as the others do."""
+    low, high = np.array(CONTRACT.action.low), np.array(CONTRACT.action.high)
+    away = {}
+    for astray in (0, 12):
+        data = collect("panda", 8, seed=3, task="push", manner=Manner(astray=astray), workers=1)
+        first = data.states[np.searchsorted(data.episode, np.arange(8))]
+        away[astray] = np.hypot(*(low + 0.5 * (first + 1) * (high - low) - CONTRACT.home_tip).T)
+        assert (data.steps_to_go[data.episode == 7][-1], data.attempts >= 8) == (0, True)
+    assert away[0].max() < 0.01
+    assert np.median(away[12]) > 0.02
+
+
 def test_grounding_positions_match_the_pictures() -> None:
     data = grounding_samples("panda", 40, seed=0)
     tasks = TabletopEnv(CONTRACT).tasks

@@ -9,7 +9,9 @@
 The reward carries its own baseline: with V = -d it is (1-gamma) V(o') + [gamma V(o') - V(o)] (appendix G). The paper's
 batches have a thousand samples of a 3 B model; ours are small and the judge is noisy, so by default what a linear
 function of the frozen features and of d(o_t) predicts of R_t is subtracted, and the rest scaled to unit variance. That
-leaves the gradient's expectation and takes out the judge's noise at o_t. `baseline: none` is the paper's.
+leaves the gradient's expectation and takes out the judge's noise at o_t. `baseline: none` is the paper's. Returns so centred are
+negative half of the time, and -log pi of what is to become rarer has no floor: without PPO's bound on the ratio of probabilities
+(`clip`) practice of pushing collapsed within six updates. `clip: 0` is the paper's.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class ImproveConfig:
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     baseline: str = "linear"  # none | linear
+    clip: float = 0.2  # PPO's bound on how far an update may move a sample's probability; 0: none
     seed: int = 0
 
 
@@ -116,7 +119,7 @@ class SelfImprovement:
         order = usable[torch.randperm(len(usable), generator=self._random)]
         for index in order[: c.updates * c.batch].split(c.batch):
             log_p, entropy = self._log_probability(trunk[index], tokens[index])
-            loss = -(weight[index] * log_p).mean()
+            loss = -self._gain(weight[index], log_p, drawn[index]).mean()
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             gradient = nn.utils.clip_grad_norm_(self.trained, c.grad_clip)
@@ -128,6 +131,15 @@ class SelfImprovement:
         out = {name: float(np.mean(v)) for name, v in figures.items()}
         out["first_ratio"] = figures["ratio"][0]  # 1 when the samples are on-policy and the frames came through unharmed
         return {**out, "mean_return": float(value.mean()), "mean_length": float(np.mean(lengths)), "samples": len(order)}
+
+    def _gain(self, weight: Tensor, log_p: Tensor, drawn: Tensor) -> Tensor:
+        """[B] whose gradient is that of weight * log pi where pi is what the samples were drawn from, and, with `clip`, none
+        where an update has moved a probability far enough already (PPO, arXiv 1707.06347, eq. 7)."""
+        clip = self.config.clip
+        if not clip:
+            return weight * log_p
+        ratio = (log_p - drawn).exp()
+        return torch.minimum(weight * ratio, weight * ratio.clamp(1 - clip, 1 + clip))
 
     @torch.no_grad()
     def _encode(self, inputs: Inputs) -> Trunk:

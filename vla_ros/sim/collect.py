@@ -16,9 +16,10 @@ from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.observation import normalise, proprio_state, resize
 from vla_ros.sim.cell import Cell
 from vla_ros.sim.env import RENDER_SIZE, TabletopEnv
-from vla_ros.sim.expert import Expert, Manner
+from vla_ros.sim.expert import ASTRAY, Expert, Manner, stray
 from vla_ros.sim.model import HEIGHT
 from vla_ros.sim.tasks import Tasks, sample_scene
+from vla_ros.types import Observation
 
 Progress = Callable[[int, int], None]
 """(episodes done, episodes wanted)."""
@@ -143,6 +144,8 @@ def _demonstrate(env: TabletopEnv, job: _Job, rng: np.random.Generator) -> _Epis
     if scene is None:
         raise VlaRosError("collect: reset left no scene")
     expert = Expert(env.contract, scene, rng, replace(job.manner, noise=noise))
+    if job.manner.astray:
+        observation = _go_astray(env, scene.target, int(rng.integers(job.manner.astray + 1)), rng) or observation
     images, states, clean, executed = [env.image(observation)], [env.state(observation)], [], []
     for _ in range(job.max_steps):
         tip, blocks = env.cell.tip(), env.cell.blocks()
@@ -157,6 +160,18 @@ def _demonstrate(env: TabletopEnv, job: _Job, rng: np.random.Generator) -> _Epis
     if not clean or not expert.done(env.cell.tip(), env.cell.blocks()) or not env.cell.truth()[0]:
         return None
     return _Episode(np.stack(images), np.stack(states), np.stack(clean), np.stack(executed), scene.instruction)
+
+
+def _go_astray(env: TabletopEnv, target: int, steps: int, rng: np.random.Generator) -> Observation | None:
+    """Steps that are not recorded, at any speed, to points near the named block; the last observation."""
+    observation = None
+    for k in range(steps):
+        if k % ASTRAY == 0:
+            goal = stray(env.contract, env.cell.blocks()[target], rng)
+            speed = rng.uniform(0.3, 1.0) * env.contract.action.max_step
+        way = np.array(goal) - env.cell.tip()[:2]
+        observation, _, _ = env.step(way * min(1.0, speed / max(float(np.hypot(*way)), 1e-9)))
+    return observation
 
 
 def _stack(episodes: list[_Episode], tasks: Tasks, contract: RobotContract, attempts: int) -> ExpertData:

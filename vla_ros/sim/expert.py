@@ -27,6 +27,17 @@ class Manner:
     pause_steps: tuple[int, int] = (2, 5)
     reach_tolerance: float = 0.0525  # m, rod touching any side of any block; both end well inside the success tolerance
     push_tolerance: float = 0.025  # m
+    astray: int = 0  # most steps in which somebody else has moved tip and blocks before the demonstration begins
+
+
+NEAR = 0.08  # m, around the named block, where steps go astray
+ASTRAY = 5  # steps to one point
+
+
+def stray(contract: RobotContract, block: Array, rng: np.random.Generator) -> Point:
+    """A point near a block, [2+] m: a tip that goes there straight passes by, runs into it, or pushes it somewhere."""
+    point = np.clip(block[:2] + rng.uniform(-NEAR, NEAR, 2), contract.action.low, contract.action.high)
+    return float(point[0]), float(point[1])
 
 
 class Expert:
