@@ -33,7 +33,7 @@ class Command:
 
 COMMANDS = (
     Command("demo", "vla_ros.cli.demo", "the whole loop in a simulated cell, with figures and a video", "run"),
-    Command("train", "vla_ros.cli.train", "sft: stage 1 of a policy on demonstrations", "run"),
+    Command("train", "vla_ros.cli.train", "sft: stage 1 on demonstrations; improve: stage 2 in simulation", "run"),
     Command("launch", "vla_ros.cli.launch", "start all nodes of a launch file, as `ros2 launch` does", "run"),
     Command("exec", "vla_ros.cli.exec", "start one node of this package, as `ros2 run vla_ros` does", "run"),
     Command("run", "vla_ros.cli.run", "run any script that imports rclpy", "run"),
@@ -44,6 +44,7 @@ COMMANDS = (
     Command("action", "vla_ros.cli.action", "list, send_goal", "look at the graph"),
     Command("safety", "vla_ros.cli.safety", "watch, estop, reset, state, limits, replay", "look at the graph"),
     Command("policy", "vla_ros.cli.policy", "list, show, diff, activate, rollback", "recordings and versions"),
+    Command("report", "vla_ros.cli.report", "a run as one page: practice, versions, alarms, videos", "recordings and versions"),
     Command("episodes", "vla_ros.cli.episodes", "list, show, check, merge, split, export, import", "recordings and versions"),
 )
 EXAMPLES = """\
