@@ -123,6 +123,13 @@ def test_parts_of_a_batch_add_up(tmp_path: Path) -> None:
     assert moved > 1e-2
 
 
+def test_what_has_no_part_in_the_loss_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = Trainer(checkpoints.model(), checkpoints.prompt(), data(), CONFIG, tmp_path)  # with pre-training's head
+    with pytest.raises(VlaRosError, match=r"ground_head\.0\.weight: found no gradient, expected one or requires_grad False"):
+        made.run(quiet)
+
+
 def test_it_stops_when_nothing_gets_better(tmp_path: Path) -> None:
     steps: list[int] = []
     made = trainer(tmp_path, replace(CONFIG, steps=400, learning_rate=1e-9, patience=2, ema=0.0))

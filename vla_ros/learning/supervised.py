@@ -272,6 +272,8 @@ class Trainer:
         tensors = {f"buffer.{name}": buffer for name, buffer in self._buffers()}
         for (name, p), average in zip(self._trained, self._average, strict=True):
             moments = self.optimizer.state[p]
+            if not moments:
+                raise VlaRosError(f"training: {name}: found no gradient, expected one or requires_grad False: freeze it")
             tensors |= {f"weight.{name}": p.detach(), f"average.{name}": average}
             tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS}
         about = {"key": self._key, "step": self.step, "best": self._best, "since": self._since}

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
             console.print(f"no calibration, so it can act but not judge: {error}")
         else:
             print(f"{args.out}: judge: success at d <= {c.threshold:.2f} steps, recall {c.recall:.0%} of held-out ends")
+            if not c.recall:
+                console.print("as a judge it would never see success: train longer, or on more episodes")
     return 0
 
 
