@@ -4,8 +4,8 @@ demonstrations, and stage 1 with self-improvement, which needs no further demons
     sft         behaviour cloning and steps-to-go on `demonstrations` episodes, after stage 0 (pretraining)
     sft_8x      the same on eight times as many, with twice the optimiser steps
     improve     sft, then practice in simulation: rewards and ends by a frozen judge, updates by REINFORCE
-    judge       steps-to-go alone, on noisier demonstrations, a third of which begin where somebody went astray and recover:
-                with the policy's, fewer than sft_8x has
+    judge       steps-to-go alone, on noisier demonstrations, which begin where somebody went astray, anywhere (else the tip's
+                way from home looks like progress): with the policy's, no more than sft_8x has
 
 All arms of a seed have the same stage 0 and network, and are evaluated on the same scenes, which nothing was trained, tuned
 or chosen on: half reaching, half pushing, once with greedy and once with sampled actions, success by the simulator's truth.
@@ -64,9 +64,9 @@ class Setup:
 
     demonstrations: int = 200
     times: int = 8
-    judge_demonstrations: int = 900
-    astray_demonstrations: int = 450  # of pushing: what a policy does wrong there, an expert's own noise does not show
-    astray: int = 15  # steps at most before they begin
+    judge_reach: int = 500  # demonstrations
+    judge_push: int = 900
+    astray: int = 20  # steps at most before they begin
     noise: tuple[float, ...] = stage1.Stage1Config.judge_noise
     held_out: float = 0.1  # of the judge's demonstrations, for its calibration
     grounding_pictures: int = 20000
@@ -89,7 +89,7 @@ def train_judge(shared: Path, setup: Setup, seed: int) -> dict[str, Any]:
     """Steps-to-go alone, and its calibration on held-out episodes."""
     torch.set_num_threads(1)
     began, folder = time.monotonic(), _judge(shared, seed)
-    parts = [f"judge-{setup.judge_demonstrations}", f"astray-{setup.astray_demonstrations}"]
+    parts = [f"judge-reach-{setup.judge_reach}", f"judge-push-{setup.judge_push}"]
     data = together([tabletop.load(shared / f"{name}.npz") for name in parts])
     training, held_out = data.split(setup.held_out, seed)
     judge, prompt = checkpoint.load(tabletop.ground(shared, setup.grounding_pictures, setup.grounding_steps, seed), ROBOT)
@@ -204,8 +204,8 @@ def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, c
             most = setup.times * setup.demonstrations
             sets = [
                 ("demonstrations", most, COLLECT, (0.25,), TASKS),
-                ("judge", setup.judge_demonstrations, FOR_JUDGE, setup.noise, TASKS),
-                ("astray", setup.astray_demonstrations, FOR_JUDGE + 1, setup.noise, ("push",), setup.astray),
+                ("judge-reach", setup.judge_reach, FOR_JUDGE, setup.noise, ("reach",), setup.astray),
+                ("judge-push", setup.judge_push, FOR_JUDGE + 1, setup.noise, ("push",), setup.astray),
             ]
             for job in [pool.submit(tabletop.prepare, shared, *which) for which in sets]:
                 job.result()

@@ -30,14 +30,17 @@ class Manner:
     astray: int = 0  # most steps in which somebody else has moved tip and blocks before the demonstration begins
 
 
-NEAR = 0.08  # m, around the named block, where steps go astray
+NEAR = 0.08  # m, around the named block
 ASTRAY = 5  # steps to one point
 
 
 def stray(contract: RobotContract, block: Array, rng: np.random.Generator) -> Point:
-    """A point near a block, [2+] m: a tip that goes there straight passes by, runs into it, or pushes it somewhere."""
-    point = np.clip(block[:2] + rng.uniform(-NEAR, NEAR, 2), contract.action.low, contract.action.high)
-    return float(point[0]), float(point[1])
+    """Where the tip goes while it is astray, m: near a block [2+], which a straight way passes by, runs into or pushes off; or,
+    half of the time, anywhere. Else a judge takes the tip's distance from home for progress."""
+    low, high = np.array(contract.action.low), np.array(contract.action.high)
+    near = np.clip(block[:2] + rng.uniform(-NEAR, NEAR, 2), low, high)
+    x, y = rng.uniform(low, high) if rng.random() < 0.5 else near
+    return float(x), float(y)
 
 
 class Expert:
