@@ -34,7 +34,7 @@ from vla_ros.srv import ResetCell
 HOME_TOLERANCE = 0.02  # rad
 FREE = 2.0**31 - 1  # s, the last stamp there is
 STALLED = 10.0  # s of wall time without a step until an episode is given up; a lock-stepped clock would wait for ever
-PARTNERS = {"/policy/chunk": "policy_node", "/progress": "progress_node"}  # who answers observations
+PARTNERS = {"/policy/chunk": "policy_node", "/progress": "progress_node", "/safety/state": "safety_node"}  # what a step needs
 PATIENCE = 30.0  # s of wall time for a partner to come up
 LATE = 0.5  # s of wall time for the last observation to arrive after its estimate
 
