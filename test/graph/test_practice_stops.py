@@ -242,7 +242,6 @@ def cell(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeC
             # An episode of 20 ms is over before a publisher has found its subscription.
             heard = (cell.observations, cell.chunks, cell.progress, cell.safety, cell.truths, cell.score)
             cell.until(lambda: all(publisher.get_subscription_count() for publisher in heard), "the trainer's subscriptions")
-            time.sleep(2.0)  # both ends must know of each other, and only one of them can be asked here
         except AssertionError as error:
             raise AssertionError(f"{error}; it wrote:\n{process.end()[1][-3000:]}") from None
         cell.trainer = process.process.pid

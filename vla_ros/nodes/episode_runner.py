@@ -86,10 +86,11 @@ class EpisodeRunner:
         """Raw subscriptions: the bytes that arrive are what is recorded; fields are read where the episode needs them."""
         group = MutuallyExclusiveCallbackGroup()
         heard: dict[str, tuple[type, Callable[[EpisodeMonitor | None, Any], bool] | None, Any]] = {
+            # First, because it is served first: behind a queue of the others the episode would end without it.
+            "/safety/state": (SafetyState, self._on_safety, qos.RECORD),
             OBSERVATION: (Observation, self._on_observation, qos.observations(qos.simulated(self.node), 5)),
             "/policy/chunk": (ActionChunk, self._on_chunk, qos.RECORD),
             "/progress": (Progress, self._on_progress, qos.RECORD),
-            "/safety/state": (SafetyState, self._on_safety, qos.RECORD),
         }
         for entry in filter(None, extra):
             topic, _, kind = entry.partition(" ")
