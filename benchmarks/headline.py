@@ -282,11 +282,7 @@ def main() -> int:
     if write(out, setup, seeds, command) is None:
         console.print(f"{out}: nothing is finished of this setup")
         return 1
-    if args.docs:
-        (args.docs / "results").mkdir(parents=True, exist_ok=True)
-        for kind in ("json", "md", "png"):
-            (args.docs / "results" / f"{NAME}.{kind}").write_bytes((out / f"{NAME}.{kind}").read_bytes())
-    console.print((out / f"{NAME}.md").read_text(encoding="utf-8"), markup=False)
+    tabletop.publish(out, NAME, args.docs, console)
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 
 from vla_ros.learning import rollout, stage1
 from vla_ros.learning.data import Demonstrations, together
@@ -120,6 +121,15 @@ def share(value: float | None, bounds: Sequence[float] | None = None) -> str:
     if value is None:
         return "–"
     return f"{100 * value:.0f} %" + (f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else "")
+
+
+def publish(out: Path, name: str, docs: Path | None, console: Console) -> None:
+    """Shows a report; with `docs`, its .json, .md and .png go to the results there."""
+    if docs:
+        (docs / "results").mkdir(parents=True, exist_ok=True)
+        for kind in ("json", "md", "png"):
+            (docs / "results" / f"{name}.{kind}").write_bytes((out / f"{name}.{kind}").read_bytes())
+    console.print((out / f"{name}.md").read_text(encoding="utf-8"), markup=False)
 
 
 def code(learning: Iterable[str] = LEARNING) -> str:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from vla_ros.learning.data import Inputs
-from vla_ros.learning.learner import stack
-from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, returns
+from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, returns, stack
 from vla_ros.learning.statistics import mcnemar, wilson
 from vla_ros.policy import adapter
 from vla_ros.policy.model import VlaModel

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vla_ros.learning import rollout
-from vla_ros.learning.learner import stack
+from vla_ros.learning.self_improvement import stack
 from vla_ros.policy.model import steps_to_go_moments
 from vla_ros.progress.judge import Calibration
 from vla_ros.robots.contract import RobotContract

@@ -18,7 +18,8 @@ from vla_ros.episodes import EpisodeReader, label, load_episode
 from vla_ros.episodes.tensors import CHUNK, OBSERVATION
 from vla_ros.episodes.trajectory import load_trajectory
 from vla_ros.learning.data import Inputs, of_episodes
-from vla_ros.learning.learner import practice, stack
+from vla_ros.learning.learner import practice
+from vla_ros.learning.self_improvement import stack
 from vla_ros.nodes import convert
 from vla_ros.policy.engines import Eager
 from vla_ros.policy.policy import VlaPolicy

@@ -22,13 +22,11 @@ import yaml
 
 from vla_ros.episodes import EpisodeData, load_episode
 from vla_ros.errors import VlaRosError
-from vla_ros.learning.data import Inputs
-from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, PracticeEpisode, SelfImprovement
+from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, PracticeEpisode, SelfImprovement, stack
 from vla_ros.learning.stopping import StopConfig
 from vla_ros.paths import resolve
 from vla_ros.policy import adapter
 from vla_ros.policy.policy import load
-from vla_ros.policy.prompt import Prompt
 from vla_ros.policy.store import WeightStore
 
 Config = TypeVar("Config", ImproveConfig, StopConfig)
@@ -134,18 +132,6 @@ class Learner:
         metrics = {**figures, "episodes": len(used), "parent_success": successes / len(used)}
         self.version = self.store.write(adapter.state(self.model), self.version.number, "self_improvement", metrics)
         return {"version": self.version.number, "used": len(used), **figures}
-
-
-def stack(episodes: list[PracticeEpisode], prompt: Prompt) -> Inputs:
-    """The steps of all episodes one after another."""
-    instruction = np.repeat(np.arange(len(episodes)), [len(e.tokens) for e in episodes]).astype(np.int32)
-    return Inputs.of(
-        np.concatenate([e.images for e in episodes]),
-        instruction,
-        tuple(e.instruction for e in episodes),
-        np.concatenate([e.states for e in episodes]),
-        prompt,
-    )
 
 
 def main() -> int:

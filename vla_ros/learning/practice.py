@@ -15,9 +15,8 @@ import numpy as np
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import rollout
-from vla_ros.learning.learner import stack
 from vla_ros.learning.rollout import SimulatedEpisode
-from vla_ros.learning.self_improvement import ImproveConfig, SelfImprovement
+from vla_ros.learning.self_improvement import ImproveConfig, SelfImprovement, stack
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.progress.calibration import Calibration

@@ -28,6 +28,7 @@ from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Inputs
 from vla_ros.policy.model import Trunk
 from vla_ros.policy.policy import Model
+from vla_ros.policy.prompt import Prompt
 
 BASELINES = ("none", "linear")
 
@@ -60,6 +61,18 @@ class PracticeEpisode:
     log_probability: NDArray[np.float32]  # [T] at sampling time
     steps_to_go: NDArray[np.float32]  # [T + 1] of the frozen judge, the final observation included
     usable: NDArray[np.bool_]  # [T] False where a latched stop or a person interfered
+
+
+def stack(episodes: Sequence[PracticeEpisode], prompt: Prompt) -> Inputs:
+    """The steps of all episodes one after another."""
+    instruction = np.repeat(np.arange(len(episodes)), [len(e.tokens) for e in episodes]).astype(np.int32)
+    return Inputs.of(
+        np.concatenate([e.images for e in episodes]),
+        instruction,
+        tuple(e.instruction for e in episodes),
+        np.concatenate([e.states for e in episodes]),
+        prompt,
+    )
 
 
 def returns(steps_to_go: NDArray[np.float32], gamma: float, clip: float) -> NDArray[np.float32]:
