@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vla_ros.cli.__main__ import main
+from vla_ros.learning.stopping import Best, Stop, Stopping
 from vla_ros.policy import adapter
 from vla_ros.policy.policy import load
 from vla_ros.policy.store import WeightStore
@@ -68,6 +69,22 @@ def test_a_second_call_goes_on_with_other_scenes(trained: tuple[Path, list[str]]
     assert after[: len(before)] == before
     assert len(after) == len(before) + 1
     assert after[-1]["parent"] == 3
+
+
+def test_a_return_on_the_way_does_not_choose_the_version_in_the_end(
+    trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`worse` goes back to version 1 after the first update, and practice goes on; the best one is another then."""
+    told = iter([Stop("worse", "it fell", 1, ends=False)])
+    monkeypatch.setattr(Stopping, "episode", lambda self, **_: next(told, None))
+    monkeypatch.setattr(Stopping, "best", Best(3, 0.9, 0.5, 1.0))
+    _, asked = trained
+    assert main([*asked, "--out", str(tmp_path / "out"), "--episodes", "8"]) == 0
+    store = WeightStore(tmp_path / "out" / "versions")
+    assert [store.record(n).parent for n in store.numbers()] == [0, 1, 1]
+    running = store.active()
+    assert running is not None
+    assert running.number == 3
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,8 @@ class _Run:
         self._write(self.practice.episodes, {k: v for k, v in metrics.items() if isinstance(v, float)})
         self.version = written.number
         if stop is not None:
-            self.version, self.best = stop.best, stop.best
+            self.version = stop.best
+            self.best = stop.best if stop.ends else None
             self._take(stop.best)
         self.store.activate(self.version)
         return "  ".join(f"{task} {seen[f'{task}_detected']:.0%}" for task in found if found[task]), stop
