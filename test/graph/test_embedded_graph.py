@@ -227,17 +227,23 @@ def test_actions_with_feedback_cancel_and_reject(node, peers):
 
 
 def test_the_graph_knows_nodes_topics_and_services(node, peers):
+    def services() -> list[tuple[str, list[str]]]:
+        return node.get_service_names_and_types_by_node("peer", "/cell")
+
+    def subscriptions() -> list[tuple[str, list[str]]]:
+        return node.get_subscriber_names_and_types_by_node("peer", "/cell")
+
     process = peers.start("peer")
     assert spin_until(node, lambda: ("peer", "/cell") in node.get_node_names_and_namespaces())
+    # It is announced before what it offers, which comes piece by piece.
+    assert spin_until(node, lambda: ("/cell/peer/enable", ["std_srvs/srv/SetBool"]) in services())
+    assert spin_until(node, lambda: ("/joints", ["sensor_msgs/msg/JointState"]) in subscriptions())
+    assert spin_until(node, lambda: node.count_publishers("/command") == 1)
     assert ("/command", ["std_msgs/msg/Float64MultiArray"]) in node.get_topic_names_and_types()
     assert ("/cell/peer/enable", ["std_srvs/srv/SetBool"]) in node.get_service_names_and_types()
     info = node.get_publishers_info_by_topic("/command")[0]
     assert (info.node_name, info.node_namespace) == ("peer", "/cell")
     assert info.topic_type_hash.startswith("RIHS01_")
-    offered = dict(node.get_service_names_and_types_by_node("peer", "/cell"))
-    assert offered["/cell/peer/enable"] == ["std_srvs/srv/SetBool"]
-    assert ("/joints", ["sensor_msgs/msg/JointState"]) in node.get_subscriber_names_and_types_by_node("peer", "/cell")
-    assert node.count_publishers("/command") == 1
     process.terminate()
     assert spin_until(node, lambda: "peer" not in node.get_node_names())
     assert node.count_publishers("/command") == 0
