@@ -55,7 +55,8 @@ CONTRACT = RobotContract.load("panda")
 HOME = Kinematics(CONTRACT).home()
 TEXT = "reach the red cube"
 FRAMES, PERIOD = 4, 0.1  # of an episode; s of its stamps
-CONFIG = "updates: 1\nstopping: {window: 10, patience: 2, level: 0.01, returns: 2}\n"
+PROBATION = 8  # episodes
+CONFIG = f"updates: 1\nstopping: {{window: 10, patience: 2, level: 0.01, returns: 2, probation: {PROBATION}}}\n"
 EVERY = 10  # episodes per update
 Outcome = Callable[[int, int], str]  # version, its number among those of that version -> success | failure | latched
 
@@ -92,7 +93,8 @@ class FakeCell(Node):
         self.safety, self.truths = p(SafetyState, "/safety/state", qos.RECORD), p(TrueOutcome, "/sim/truth", qos.STATUS)
         self.score = p(Float32, "/inspection/score", 10)
         self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
-        self.create_subscription(PolicyVersion, "/policy/version", lambda m: self._run(m.number), qos.STATUS)
+        self.announced: list[tuple[int, bool, int]] = []  # number, on probation, episodes until then
+        self.create_subscription(PolicyVersion, "/policy/version", self._on_version, qos.STATUS)
         self.create_subscription(TrainingState, "/training/state", self._on_state, qos.STATUS)
         self.create_subscription(Episode, "/training/episode", self._on_episode, qos.RECORD)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
@@ -105,6 +107,10 @@ class FakeCell(Node):
         self._frame()
 
     # -- what the nodes of a cell do ------------------------------------------------------------------------------
+
+    def _on_version(self, message: PolicyVersion) -> None:
+        self.announced.append((message.number, message.probation, len(self.episodes)))
+        self._run(message.number)
 
     def _run(self, number: int) -> None:
         if number == self.version.number:
@@ -197,6 +203,7 @@ class FakeCell(Node):
         self.outcome, self.after_episode, self.truth = outcome, lambda episode_id: None, None
         self.seen.clear()
         self.episodes.clear()
+        self.announced.clear()
         self.faults.clear()
         sent = self.improve.send_goal_async(Improve.Goal(episodes=episodes, episodes_per_update=EVERY))
         self.until(sent.done, "acceptance")
@@ -264,9 +271,17 @@ def child_of(parent: int) -> int:
 
 
 def test_a_worse_version_is_left_and_learning_goes_on_from_the_better_one(cell: FakeCell) -> None:
+    """As 3 has the first update of 2 broken: it is gone within its probation."""
     result = cell.ended(cell.start(50, always({1: 5, 2: 9, 3: 0, 4: 9})))
     assert (result.termination_reason, result.rollbacks, result.updates) == ("finished", 1, 4)
-    assert [e.policy_version for e in cell.episodes][::EVERY] == [1, 2, 3, 2, 4]
+    ran = [e.policy_version for e in cell.episodes]
+    broken = ran.count(3)
+    assert broken < PROBATION
+    assert ran == [1] * EVERY + [2] * EVERY + [3] * broken + [2] * EVERY + [4] * EVERY + [5] * (EVERY - broken)
+    proven = EVERY + PROBATION
+    told = [(1, False, 0), (2, True, EVERY), (2, False, proven), (3, True, 2 * EVERY), (2, False, 2 * EVERY + broken)]
+    assert cell.announced[: len(told)] == told, "what ran before needs no probation"
+    assert [a[:2] for a in cell.announced[len(told) :]] == [(4, True), (4, False), (5, True)]
     store = cell.store
     assert [store.record(n).parent for n in store.numbers()] == [0, 1, 2, 2, 4], "4 descends from 2, not from 3"
     assert [store.record(n).metrics.get("parent_success") for n in (2, 3, 4)] == [0.5, 0.9, 0.9]
@@ -275,7 +290,8 @@ def test_a_worse_version_is_left_and_learning_goes_on_from_the_better_one(cell: 
     assert (cell.state.rollbacks, cell.state.best_version) == (1, 2)
     assert cell.state.best_rate == pytest.approx(0.9)
     assert 0.5 < cell.state.best_low < 0.9 < cell.state.best_high < 1
-    assert any(s.message.startswith("worse: success fell to 0%") and "back to version 2" in s.message for s in cell.states)
+    assert cell.state.probation == PROBATION - (EVERY - broken)
+    assert any(s.message.startswith("probation: success fell to 0%") and "back to version 2" in s.message for s in cell.states)
     cell.until(lambda: any("back to version 2" in f for f in cell.faults), "/diagnostics")
 
 

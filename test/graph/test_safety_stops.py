@@ -28,7 +28,7 @@ from std_msgs.msg import Bool, Float64MultiArray, Header
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 from vla_ros.msg import ActionChunk as ActionChunkMsg
-from vla_ros.msg import SafetyState
+from vla_ros.msg import PolicyVersion, SafetyState
 
 from vla_ros import paths
 from vla_ros.nodes import convert, qos
@@ -475,6 +475,23 @@ def test_reduced_speed(cell: Cell, watcher: Watcher) -> None:
     watcher.states.clear()
     watcher.spin(2.5)
     assert watcher.tip_speeds()[0] > 0.4
+
+
+def test_a_version_on_probation_is_slowed_down(cell: Cell, watcher: Watcher) -> None:
+    announce = watcher.create_publisher(PolicyVersion, "/policy/version", qos.STATUS)
+    watcher.until(lambda: announce.get_subscription_count() > 0, "safety_node")
+    fastest = []
+    for number, probation, shown in ((7, True, "7"), (7, False, "none")):
+        announce.publish(PolicyVersion(number=number, probation=probation))
+        watcher.until(lambda shown=shown: watcher.status["safety"].get("probation") == shown, "diagnostics")  # type: ignore[misc]
+        cell.swing(amplitude=0.6, seconds=2.0)  # 0.36 m from the axis: 0.68 m/s at full speed
+        watcher.until(lambda: watcher.states and watcher.states[-1].state == SafetyState.RUN, "motion", 15.0)
+        watcher.states.clear()
+        watcher.spin(2.5)
+        fastest.append(watcher.tip_speeds()[0])
+    print(f"on probation: {fastest[0]:.3f} m/s, proven: {fastest[1]:.3f} m/s")
+    assert 0.3 < fastest[0] <= 1.01 * LIMITS.probation_speed
+    assert fastest[1] > 1.1 * LIMITS.probation_speed
 
 
 def test_second_publisher_is_an_error_and_latches(cell: Cell, watcher: Watcher) -> None:

@@ -6,10 +6,19 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_ros.learning.data import Inputs
-from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, returns, stack
+from vla_ros.learning.self_improvement import (
+    ImproveConfig,
+    PracticeEpisode,
+    SelfImprovement,
+    advantages,
+    discounted,
+    rewards,
+    stack,
+)
 from vla_ros.learning.statistics import mcnemar, wilson
 from vla_ros.policy import adapter
 from vla_ros.policy.model import VlaModel
@@ -17,6 +26,10 @@ from vla_ros.policy.policy import draw
 
 STEPS = 32
 GOOD = 2  # the token that brings the goal nearer
+
+
+def returns(d: NDArray[np.float32], gamma: float, clip: float) -> Tensor:
+    return discounted(rewards(d, clip), gamma)
 
 
 def test_returns_by_hand() -> None:
@@ -33,6 +46,44 @@ def test_undiscounted_returns_telescope() -> None:
     assert clipped.max() == 0.5
 
 
+def chain(seed: int, episodes: int = 60, steps: int = 40) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """A walk whose reward at a place is what two features say of it, and a coin's at every step: rewards, features with d last,
+    the coins."""
+    random = np.random.default_rng(seed)
+    reward, seen, coins = [], [], []
+    for _ in range(episodes):
+        place = random.normal(size=(steps + 1, 2)).astype(np.float32)
+        coin = random.choice([-1.0, 1.0], steps).astype(np.float32)
+        reward.append(torch.from_numpy(3 * place[:-1, 0] + coin))
+        seen.append(torch.from_numpy(np.concatenate([place, random.uniform(0, 40, (steps + 1, 1)).astype(np.float32)], 1)))
+        coins.append(torch.from_numpy(coin))
+    return reward, seen, torch.cat(coins)
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.5, 1.0])
+def test_advantages_are_what_the_state_does_not_explain(trace: float) -> None:
+    reward, seen, coins = chain(0)
+    every = torch.ones(len(coins), dtype=torch.bool)
+    found = advantages(reward, seen, every, 0.9, trace)
+    assert float(found.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(found.std(correction=0)) == pytest.approx(1, abs=1e-4)
+    agreement = float(torch.corrcoef(torch.stack([found, coins]))[0, 1])
+    # A_t = sum (gamma lambda)^k (coin_{t+k} + gamma V(place_{t+k+1})): what comes by chance, now and later
+    variance = sum((0.9 * trace) ** (2 * k) for k in range(40)) * (1 + 0.81 * 9)
+    assert agreement == pytest.approx(variance**-0.5, abs=0.05)
+
+
+def test_the_end_of_a_recording_is_no_loss() -> None:
+    """Every place is as good as any other, so nothing is above another, however near the recording's end."""
+    steps = 30
+    reward = [torch.ones(steps) for _ in range(20)]
+    random = torch.Generator().manual_seed(0)
+    seen = [torch.randn(steps + 1, 3, generator=random) for _ in range(20)]
+    noisy = [r + 0.1 * torch.randn(steps, generator=random) for r in reward]
+    found = advantages(noisy, seen, torch.ones(20 * steps, dtype=torch.bool), 0.9, 1.0).reshape(20, steps)
+    assert abs(float(found[:, -3:].mean() - found[:, :-3].mean())) < 0.5
+
+
 def toy(seed: int = 0) -> VlaModel:
     return adapter.add(checkpoints.model(seed, bins=5, action_dim=1))
 
@@ -42,8 +93,8 @@ def play(model: VlaModel, seed: int, sign: float = 1.0) -> tuple[list[PracticeEp
     random = np.random.default_rng(seed)
     episodes = []
     for _ in range(2):
-        images = np.full((STEPS, 64, 64, 3), 120, np.uint8)
-        states = np.zeros((STEPS, 2), np.float32)
+        images = np.full((STEPS + 1, 64, 64, 3), 120, np.uint8)
+        states = np.zeros((STEPS + 1, 2), np.float32)
         logits = probabilities(model).log().expand(STEPS, 1, 1, 5)
         _, tokens, log_p, _ = draw(model.head, logits.numpy(), False, 1.0, random)
         reward = sign * np.where(tokens[:, 0, 0] == GOOD, 1.0, -1.0)
@@ -112,7 +163,7 @@ def test_unusable_steps_have_no_influence() -> None:
             usable = np.arange(STEPS) < STEPS // 2
             images, tokens = e.images.copy(), e.tokens.copy()
             if spoiled:
-                images[~usable] = rng.integers(0, 255, images[~usable].shape, np.uint8)
+                images[:-1][~usable] = rng.integers(0, 255, images[:-1][~usable].shape, np.uint8)
                 tokens[~usable] = (tokens[~usable] + 1) % 5
             made.append(PracticeEpisode(e.instruction, images, e.states, tokens, e.log_probability, e.steps_to_go, usable))
         adapter.swap(model, weights)

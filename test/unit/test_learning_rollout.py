@@ -36,19 +36,19 @@ def test_episodes_hold_what_the_networks_said(envs: list[TabletopEnv]) -> None:
     for episode in found:
         p = episode.practice
         assert not episode.detected
-        assert p.images.shape == (limit, 64, 64, 3)
+        assert p.images.shape == (limit + 1, 64, 64, 3)
         assert p.tokens.shape == (limit, 1, 2)
         assert p.steps_to_go.shape == (limit + 1,)
         assert p.usable.all()
         inputs = stack([p], tokenizer)
         with torch.inference_mode():
             out = policy(*inputs[torch.arange(limit)])
-            d, _ = steps_to_go_moments(judge(*inputs[torch.arange(limit)])["steps_to_go"])
+            d, _ = steps_to_go_moments(judge(*inputs[torch.arange(limit + 1)])["steps_to_go"])
         log_p = out["action"].log_softmax(-1).gather(-1, torch.from_numpy(p.tokens).long()[..., None])[..., 0].sum((1, 2))
         np.testing.assert_allclose(p.log_probability, log_p, atol=1e-4)
-        np.testing.assert_allclose(p.steps_to_go[:-1], d, atol=1e-3)
+        np.testing.assert_allclose(p.steps_to_go, d, atol=1e-3)
         moved = p.states[1:] - p.states[:-1]
-        wanted = p.tokens[:-1, 0].astype(float) - 10
+        wanted = p.tokens[:, 0].astype(float) - 10
         assert np.corrcoef(wanted.ravel(), moved.ravel())[0, 1] > 0.6
     assert len({e.practice.instruction for e in found}) > 1
 

@@ -59,7 +59,7 @@ def test_a_fall_after_a_peak_goes_back_to_the_peak_and_goes_on() -> None:
     stop, windows, stopping = play(FALL)
     assert stop is not None
     assert (stop.rule, stop.ends, stop.best, windows) == ("worse", False, 5, 9)
-    assert stop.sentence.startswith("success fell to 40%, version 5 had 80% (67% to 89%)")
+    assert stop.sentence.startswith("success fell to 40% in 50 episodes, version 5 had 80% (67% to 89%)")
     assert stopping.best is not None
     assert stopping.best.version == 5
     assert [stopping.episode(9, False) for _ in range(3 * WINDOW)] == [None] * 3 * WINDOW, (
@@ -72,7 +72,7 @@ def test_a_fall_after_a_peak_goes_back_to_the_peak_and_goes_on() -> None:
 
 
 def test_a_collapse_is_seen_after_one_window_and_a_station_that_collapses_again_wants_a_look() -> None:
-    stop, windows, stopping = play(COLLAPSE)
+    stop, windows, stopping = play(COLLAPSE, Stopping(StopConfig(probation=0)))
     for k in range(2):
         assert stop is not None
         assert (stop.rule, stop.ends, stop.best) == ("worse", False, 5)
@@ -83,8 +83,30 @@ def test_a_collapse_is_seen_after_one_window_and_a_station_that_collapses_again_
     assert "2 returns to it gained nothing: look at gripper, camera, material and backlash" in stop.sentence
 
 
+@pytest.mark.parametrize(("rate", "most"), [(0, 10), (2, 20)])
+def test_a_version_that_breaks_something_goes_within_its_probation(rate: int, most: int) -> None:
+    """Of 80 %, nothing is left, or a fifth."""
+    stop, _, stopping = play(COLLAPSE[:5])
+    assert stop is None
+    stops = [stopping.episode(6, success) for success in spread(rate * 2, 20)]
+    tried = [stop is not None for stop in stops].index(True)
+    assert tried < most <= CONFIG.probation
+    found = stops[tried]
+    assert found is not None
+    assert (found.rule, found.ends, found.best) == ("probation", False, 5)
+    assert not any(stops[tried + 1 :]), "what it still had in flight is not counted"
+    stop, windows, _ = play((41, 42), stopping, first=7)
+    assert (stop, windows) == (None, 2)
+
+
+def test_without_probation_it_stays_for_a_window() -> None:
+    stop, windows, _ = play((*COLLAPSE[:5], 0), Stopping(StopConfig(probation=0)))
+    assert stop is not None
+    assert (stop.rule, windows) == ("worse", 6)
+
+
 def test_without_returns_the_first_one_ends_it() -> None:
-    stop, *_ = play(COLLAPSE, Stopping(StopConfig(returns=0)))
+    stop, *_ = play(COLLAPSE, Stopping(StopConfig(returns=0, probation=0)))
     assert stop is not None
     assert (stop.rule, stop.ends) == ("worse", True)
 
@@ -229,7 +251,8 @@ def test_what_rises_no_more_is_ended_but_not_before_it_could_have_shown() -> Non
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("window", 0), ("patience", 0), ("audits", 0), ("returns", -1), ("level", 0), ("gap", 1)]
+    ("key", "value"),
+    [("window", 0), ("patience", 0), ("audits", 0), ("returns", -1), ("probation", -1), ("level", 0), ("gap", 1)],
 )
 def test_a_wrong_configuration_is_refused(key: str, value: float) -> None:
     with pytest.raises(VlaRosError, match=rf"{key} is {value}, expected"):

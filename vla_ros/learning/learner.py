@@ -79,7 +79,7 @@ def practice(data: EpisodeData, version: int) -> PracticeEpisode | None:
     if not usable.any():
         return None
     return PracticeEpisode(
-        data.instruction, data.images[:-1], data.states[:-1].astype(np.float32), data.tokens,
+        data.instruction, data.images, data.states.astype(np.float32), data.tokens,
         data.log_probabilities.astype(np.float32), data.steps_to_go.astype(np.float32), usable,
     )  # fmt: skip
 

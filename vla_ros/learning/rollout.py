@@ -108,7 +108,7 @@ def _group(
     return [
         SimulatedEpisode(
             PracticeEpisode(
-                texts[i], np.stack(images[i][:-1]), np.stack(states[i][:-1]), np.stack(tokens[i]),
+                texts[i], np.stack(images[i]), np.stack(states[i]), np.stack(tokens[i]),
                 np.array(log_p[i], np.float32), np.array(togo[i], np.float32), np.ones(len(tokens[i]), bool),
             ),
             bool(detected[i]), truth[i][-1], np.array(truth[i]), np.stack(distribution[i]),

@@ -7,11 +7,11 @@
     N updates of B samples without replacement, then the episodes are used up
 
 The reward carries its own baseline: with V = -d it is (1-gamma) V(o') + [gamma V(o') - V(o)] (appendix G). The paper's
-batches have a thousand samples of a 3 B model; ours are small and the judge is noisy, so by default what a linear
-function of the frozen features and of d(o_t) predicts of R_t is subtracted, and the rest scaled to unit variance. That
-leaves the gradient's expectation and takes out the judge's noise at o_t. `baseline: none` is the paper's. Returns so centred are
-negative half of the time, and -log pi of what is to become rarer has no floor: without PPO's bound on the ratio of probabilities
-(`clip`) practice of pushing collapsed within six updates. `clip: 0` is the paper's.
+batches have a thousand samples of a 3 B model; ours are small and the judge is noisy, so by default R_t gives way to the
+generalised advantage over a V that is linear in the frozen features and d(o_t), at unit variance: a step then answers for
+what it changed, and no longer for the policy's draws in the ten steps after it. `baseline: none` is the paper's. What is so
+centred is negative half of the time, and -log pi of what is to become rarer has no floor: without PPO's bound on the ratio
+of probabilities (`clip`) practice of pushing collapsed within six updates. `clip: 0` is the paper's.
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ class ImproveConfig:
     scale: float = 0.05  # c, so that -c R_t stays within about -1..1
     updates: int = 16  # N per batch of episodes
     batch: int = 64  # B
+    passes: int = 1  # over a batch of episodes at most; more need `clip`
     reward_clip: float = 5.0  # steps; a judge's jump must not rule the batch
     learning_rate: float = 3e-4  # not published
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     baseline: str = "linear"  # none | linear
+    trace: float = 0.5  # lambda of the generalised advantage, with the linear baseline; 1: R_t less its baseline
     clip: float = 0.2  # PPO's bound on how far an update may move a sample's probability; 0: none
     seed: int = 0
 
@@ -55,17 +57,17 @@ class PracticeEpisode:
     """One on-policy episode of T steps as the recorder kept it."""
 
     instruction: str
-    images: NDArray[np.uint8]  # [T, H, W, 3]
-    states: NDArray[np.float32]  # [T, S]
+    images: NDArray[np.uint8]  # [T + 1, H, W, 3] the final observation included
+    states: NDArray[np.float32]  # [T + 1, S]
     tokens: NDArray[np.int16]  # [T, chunk, D] raw actions
     log_probability: NDArray[np.float32]  # [T] at sampling time
-    steps_to_go: NDArray[np.float32]  # [T + 1] of the frozen judge, the final observation included
+    steps_to_go: NDArray[np.float32]  # [T + 1] of the frozen judge
     usable: NDArray[np.bool_]  # [T] False where a latched stop or a person interfered
 
 
 def stack(episodes: Sequence[PracticeEpisode], prompt: Prompt) -> Inputs:
-    """The steps of all episodes one after another."""
-    instruction = np.repeat(np.arange(len(episodes)), [len(e.tokens) for e in episodes]).astype(np.int32)
+    """The observations of all episodes one after another."""
+    instruction = np.repeat(np.arange(len(episodes)), [len(e.images) for e in episodes]).astype(np.int32)
     return Inputs.of(
         np.concatenate([e.images for e in episodes]),
         instruction,
@@ -75,33 +77,45 @@ def stack(episodes: Sequence[PracticeEpisode], prompt: Prompt) -> Inputs:
     )
 
 
-def returns(steps_to_go: NDArray[np.float32], gamma: float, clip: float) -> NDArray[np.float32]:
-    """R_t of one episode, [T], from d [T + 1]."""
-    rewards = np.clip(steps_to_go[:-1] - steps_to_go[1:], -clip, clip)
-    out = np.zeros_like(rewards)
-    running = 0.0
-    for t in range(len(rewards) - 1, -1, -1):
-        out[t] = running = float(rewards[t]) + gamma * running
+def rewards(steps_to_go: NDArray[np.float32], clip: float) -> Tensor:
+    """r_t of one episode, [T], from d [T + 1]."""
+    return torch.from_numpy(np.clip(steps_to_go[:-1] - steps_to_go[1:], -clip, clip))
+
+
+def discounted(values: Tensor, factor: float) -> Tensor:
+    """sum_{i >= t} factor^(i-t) values_i, [T]."""
+    out, running = torch.zeros_like(values), 0.0
+    for t in range(len(values) - 1, -1, -1):
+        out[t] = running = float(values[t]) + factor * running
     return out
 
 
-def unexplained(returns: Tensor, features: Tensor, d: Tensor) -> Tensor:
-    """What ridge regression on features [n, f] and d(o_t) [n] leaves of returns [n], in units of its size at that d.
+def advantages(rewards: Sequence[Tensor], seen: Sequence[Tensor], counts: Tensor, gamma: float, trace: float) -> Tensor:
+    """Generalised advantages (arXiv 1506.02438, eq. 16) of all steps, one episode after another, in units of their size at
+    that d: the judge errs in proportion to the distance, and long tasks, whose steps-to-go is mostly noise, would drown the
+    short ones.
 
-    The judge errs in proportion to the distance: without the second step, long tasks, whose steps-to-go is mostly noise,
-    drown the short ones that it sees clearly.
+    V is linear, fitted to R_t = V(o_t) - gamma^(T-t) V(o_T), because what the end of the recording cut off is V's, too.
+
+    Args:
+        rewards: of each episode, [T].
+        seen: what V sees of each observation, [T + 1, f], d(o_t) last.
+        counts: [sum of T] bool; other steps do not shape V or the units.
     """
-    features = torch.cat([features, d[:, None]], 1)
-    scaled = (features - features.mean(0)) / (features.std(0, correction=0) + 1e-6)
-    x = torch.cat([scaled, torch.ones(len(features), 1)], 1).double()
-    y = returns.double()
-    weights = torch.linalg.solve(x.T @ x + 1.0 * torch.eye(x.shape[1], dtype=torch.double), x.T @ y)
-    rest = y - x @ weights
-    size = rest.abs()
-    line = x[:, -2:]  # d, scaled, and 1
-    fitted = line @ torch.linalg.lstsq(line, size[:, None]).solution[:, 0]
-    rest = rest / fitted.clamp_min(0.25 * float(size.mean()) + 1e-6)
-    return (rest / (rest.std(correction=0) + 1e-6)).float()
+    known = torch.cat([own[:-1] for own in seen])[counts].double()
+    mean, std = known.mean(0), known.std(0, correction=0) + 1e-6
+    x = [torch.cat([(own.double() - mean) / std, torch.ones(len(own), 1)], 1) for own in seen]
+    left = [gamma ** torch.arange(len(r), 0, -1, dtype=torch.double)[:, None] for r in rewards]
+    rows = torch.cat([own[:-1] - share * own[-1] for own, share in zip(x, left, strict=True)])[counts]
+    target = torch.cat([discounted(r.double(), gamma) for r in rewards])[counts]
+    weights = torch.linalg.solve(rows.T @ rows + torch.eye(rows.shape[1], dtype=torch.double), rows.T @ target)
+    values = [own @ weights for own in x]
+    errors = [r + gamma * v[1:] - v[:-1] for r, v in zip(rewards, values, strict=True)]
+    out = torch.cat([discounted(e, gamma * trace) for e in errors])
+    line, size = torch.cat([own[:-1, -2:] for own in x]), out.abs()
+    fitted = (line @ torch.linalg.lstsq(line[counts], size[counts, None]).solution)[:, 0]
+    out = out / fitted.clamp_min(0.25 * float(size[counts].mean()) + 1e-6)
+    return ((out - out[counts].mean()) / (out[counts].std(correction=0) + 1e-6)).float()
 
 
 class SelfImprovement:
@@ -116,20 +130,24 @@ class SelfImprovement:
         self._random = torch.Generator().manual_seed(config.seed)
 
     def update(self, episodes: Sequence[PracticeEpisode], inputs: Inputs) -> dict[str, float]:
-        """One iteration of Algorithm 1 on whole episodes; `inputs` holds their T steps one after another."""
+        """One iteration of Algorithm 1 on whole episodes; `inputs` holds their T + 1 observations one after another."""
         c = self.config
-        value = np.concatenate([returns(e.steps_to_go, c.gamma, c.reward_clip) for e in episodes])
+        reward = [rewards(e.steps_to_go, c.reward_clip) for e in episodes]
+        value = torch.cat([discounted(r, c.gamma) for r in reward])
         tokens = torch.from_numpy(np.concatenate([e.tokens for e in episodes])).long()
         drawn = torch.from_numpy(np.concatenate([e.log_probability for e in episodes]))
-        usable = torch.from_numpy(np.concatenate([e.usable for e in episodes])).nonzero()[:, 0]
+        counts = torch.from_numpy(np.concatenate([e.usable for e in episodes]))
         trunk = self._encode(inputs)
-        d = torch.from_numpy(np.concatenate([e.steps_to_go[:-1] for e in episodes]))
-        advantage = torch.tensor(value)
+        advantage = value
         if c.baseline == "linear":
-            advantage[usable] = unexplained(advantage[usable], trunk.points[usable], d[usable])
+            d = torch.from_numpy(np.concatenate([e.steps_to_go for e in episodes]))
+            seen = torch.cat([trunk.points, d[:, None]], 1).split([len(e.images) for e in episodes])
+            advantage = advantages(reward, seen, counts, c.gamma, c.trace)
+        trunk = trunk[torch.cat([torch.arange(len(e.images)) < len(e.tokens) for e in episodes])]  # nothing was done at the end
         weight = c.scale * advantage
+        usable = counts.nonzero()[:, 0]
         figures: dict[str, list[float]] = {"loss": [], "entropy": [], "ratio": [], "gradient": []}
-        order = usable[torch.randperm(len(usable), generator=self._random)]
+        order = torch.cat([usable[torch.randperm(len(usable), generator=self._random)] for _ in range(c.passes)])
         for index in order[: c.updates * c.batch].split(c.batch):
             log_p, entropy = self._log_probability(trunk[index], tokens[index])
             loss = -self._gain(weight[index], log_p, drawn[index]).mean()

@@ -56,7 +56,7 @@ class SafetyInputs:
             node.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.LATEST)
         if check_versions:
             safety.known_versions = {FIRST}
-            node.create_subscription(PolicyVersionMsg, "/policy/version", self._on_version, qos.STATUS)
+        node.create_subscription(PolicyVersionMsg, "/policy/version", self._on_version, qos.STATUS)
 
     def tick(self, now: float) -> None:
         """Every control tick, before the filter's."""
@@ -130,5 +130,7 @@ class SafetyInputs:
             self._filter.heard(OBSERVATION, min(stamp, now))
 
     def _on_version(self, message: PolicyVersionMsg) -> None:
-        assert self._filter.known_versions is not None
-        self._filter.known_versions.update((int(message.number), int(message.parent)))
+        if self._filter.known_versions is not None:
+            self._filter.known_versions.update((int(message.number), int(message.parent)))
+        self._filter.limit_tip_speed("probation", self._filter.limits.probation_speed if message.probation else None)
+        self._diagnostics.set("probation", message.number if message.probation else "none")

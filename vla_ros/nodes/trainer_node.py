@@ -61,6 +61,7 @@ class TrainerNode(Node):
         self._busy = threading.Lock()  # one goal at a time moves the arm
         self._active = 0  # version that the policy node runs
         self._announced = 0  # the last one that this node asked for
+        self._unproven = 0  # episodes until it is off probation
         self._marking = threading.Lock()  # of the store's marker, which names it too
         self._quality: list[float] = []  # measures since the last episode's end
         self._truth: bool | None = None
@@ -158,6 +159,7 @@ class TrainerNode(Node):
             except VlaRosError as error:
                 return self._failed(handle, result, error)
         self.episodes.publish(e)
+        self._prove(e)
         result = RunTask.Result(
             outcome=e.outcome, termination_reason=e.termination_reason, episode_id=e.id, instruction=e.instruction,
             steps=e.steps, duration=e.duration, policy_version=e.policy_version, file=e.file,
@@ -235,6 +237,7 @@ class TrainerNode(Node):
             self.episodes.publish(e)
             if e.termination_reason == "cancelled":
                 raise Cancelled
+            self._prove(e)
             if e.policy_version not in (0, self._announced):  # an operator's choice; the rules do not go back behind it
                 watch, self._announced = Stopping(self.stopping), e.policy_version
             if stop := self._asked(watch, e):
@@ -312,17 +315,34 @@ class TrainerNode(Node):
             mean_return=answer["mean_return"],
         )  # fmt: skip
         self.runner.hold(False)
-        self._publish(int(answer["version"]))
+        self._publish(int(answer["version"]), self.stopping.probation)
 
-    def _publish(self, number: int) -> None:
-        """Announce a version and wait until the policy node runs it."""
-        r = self.store.record(number)
+    def _prove(self, e: Episode) -> None:
+        """One episode less on probation, if it says something about the version that is."""
+        if self._unproven and e.outcome != "aborted" and e.policy_version == self._announced:
+            self._unproven -= 1
+            self._report(probation=self._unproven)
+            if not self._unproven:
+                self._announce()
+
+    def _announce(self) -> None:
+        r = self.store.record(self._announced)
         message = PolicyVersion(
-            number=r.number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path, metrics=json.dumps(r.metrics)
-        )
+            number=r.number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path, metrics=json.dumps(r.metrics),
+            probation=self._unproven > 0,
+        )  # fmt: skip
         message.header.stamp = self.get_clock().now().to_msg()
-        self._announced = number
         self.announce.publish(message)
+        self._report(probation=self._unproven)
+
+    def _publish(self, number: int, probation: int = 0) -> None:
+        """Announce a version and wait until the policy node runs it.
+
+        Args:
+            probation: episodes in which the safety filter holds it to a lower speed.
+        """
+        self._announced, self._unproven = number, probation
+        self._announce()
         if not self.runner.wait(lambda: self._active == number, 10.0):
             raise VlaRosError(f"the policy node did not take version {number} within 10 s; it runs version {self._active}")
         self._mark(number)

@@ -19,8 +19,8 @@ from vla_ros.types import Obstacle
 
 # Single numbers >= 0; a smaller one is the tighter one. config/safety/panda.yaml documents them.
 SCALARS = (
-    "tip_speed", "reduced_speed", "chunk_age", "chunk_lead", "chunk_horizon", "settle", "max_lag", "policy_silence",
-    "state_age", "state_silence", "state_latch",
+    "tip_speed", "reduced_speed", "probation_speed", "chunk_age", "chunk_lead", "chunk_horizon", "settle", "max_lag",
+    "policy_silence", "state_age", "state_silence", "state_latch",
 )  # fmt: skip
 # The same, where a larger one is the tighter one.
 FLOORS = ("clearance", "reset_after")
@@ -61,6 +61,7 @@ class Limits:
     standstill: tuple[float, ...]
     tip_speed: float
     reduced_speed: float
+    probation_speed: float
     clearance: float
     chunk_age: float
     chunk_lead: float
