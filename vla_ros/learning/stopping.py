@@ -13,10 +13,11 @@ task (`group`), so that a curriculum that turns to harder tasks is no fall.
 
 How often the defaults err, in 1000 simulated runs of 1000 episodes each (two tasks, a version every 25 episodes, every fifth
 audited; `simulate` in test_learning_stopping.py): where success stays at 60 %, `quality` rings in 2.2 % of the runs, `failures`
-in 0.5 %, `hacking` in none, and 4.8 % go back to a version needlessly (`worse` 3.9 %, `probation` 0.9 %). Where it rises by 5 points in 100 episodes,
-`plateau` ends 0.6 % of the runs within 800 episodes, where it rises by 2.5 points 27 %.
+in 0.5 %, `hacking` in none, and 4.8 % go back to a version needlessly (`worse` 3.9 %, `probation` 0.9 %). Where it rises by 5
+points in 100 episodes, `plateau` ends 0.6 % of the runs within 800 episodes, where it rises by 2.5 points 27 %.
 How soon they see: a version that falls from 60 to 0 % after 14 episodes, from 80 to 30 % after 19, a fall of 50 points in 200
-episodes 200 after the peak (medians); success that stays as it is ends practice after 550 episodes (10 to 90 %: 500 to 800), never before 500.
+episodes 200 after the peak (medians); success that stays as it is ends practice after 550 episodes (10 to 90 %: 500 to 800),
+never before 500.
 """
 
 from __future__ import annotations
