@@ -1,0 +1,240 @@
+"""Death at any instant: the whole graph practises in the simulated cell, and again and again one of trainer, policy and learner
+is killed (SIGKILL) at a random moment. Looked at after each: every episode that was announced as complete is whole on disk,
+every version in the store loads with its hash and its parents, one of them is marked as the one that runs, and practice goes
+on.
+
+The networks are VlaModel in its default shape with random weights, so that what is learned is nothing; the rest is as in
+practice.
+
+    python benchmarks/kills.py [--kills 50] [--seed 0] [--json]
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+os.environ.setdefault("ROS_DOMAIN_ID", "114")
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from vla_ros import embedded  # noqa: E402
+
+embedded.activate()
+
+import rclpy  # noqa: E402
+from rclpy.action import ActionClient  # noqa: E402
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
+from swaps import write_checkpoints  # noqa: E402
+from vla_ros.action import Improve  # noqa: E402
+from vla_ros.msg import Episode  # noqa: E402
+
+from vla_ros.cli.demo.settings import RunFolder  # noqa: E402
+from vla_ros.embedded.launch import Launcher, parse  # noqa: E402
+from vla_ros.episodes.check import check_episode  # noqa: E402
+from vla_ros.errors import VlaRosError  # noqa: E402
+from vla_ros.nodes import qos  # noqa: E402
+from vla_ros.policy.store import WeightStore  # noqa: E402
+
+VICTIMS = ("trainer", "policy", "learner")
+PER_UPDATE = 2  # episodes: an update every few seconds
+LONGEST = 8.0  # s until a kill, drawn evenly from 0
+AGAIN = 120.0  # s until practice must have gone on
+
+
+class Cell:
+    """The launch file in processes of their own, and a client that wants practice to go on."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.store = WeightStore(folder.store)
+        self._log = folder.log.open("w", encoding="utf-8")
+        training = folder.root / "training.yaml"
+        training.write_text("updates: 4\nstopping: {gain: -1.0, probation: 0}\n")  # random weights: no rule has a say
+        arguments = {
+            "robot": "panda", "policy": str(folder.policy), "judge": str(folder.judge), "store": str(folder.store),
+            "episodes": str(folder.episodes), "training": str(training), "real_time_factor": "0.0", "respawn": "true",
+        }  # fmt: skip
+        self._launcher = Launcher(parse(ROOT / "launch" / "cell.launch.yaml", arguments), on_line=self._keep)
+        self.episodes: list[Episode] = []
+        rclpy.init(args=[])
+        self._node = rclpy.create_node("kills")
+        self._node.create_subscription(Episode, "/training/episode", self.episodes.append, qos.RECORD)
+        self._improve = ActionClient(self._node, Improve, "/improve")
+        self._seed = 0
+        self._done: Any = None  # future of the running goal's result
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+
+    def _keep(self, line: Any) -> None:
+        self._log.write(line.text + "\n")
+        self._log.flush()
+
+    def _spin(self) -> None:
+        executor = SingleThreadedExecutor()
+        executor.add_node(self._node)
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+
+    def __enter__(self) -> Cell:
+        self._launcher.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        rclpy.try_shutdown()
+        self._thread.join(5.0)
+        self._launcher.shutdown("the benchmark is over")
+        self._log.close()
+
+    def practise(self, until: Any, what: str) -> float:
+        """Asks for practice whenever none is under way, until the condition holds; returns the seconds that it took."""
+        start = time.monotonic()
+        while not until():
+            if not self._launcher.running():
+                raise RuntimeError(f"the launch has ended; see {self._log.name}")
+            if time.monotonic() - start > AGAIN:
+                raise RuntimeError(f"waited {AGAIN:g} s for {what}; see {self._log.name}")
+            self._ask()
+            time.sleep(0.02)
+        return time.monotonic() - start
+
+    def _ask(self) -> None:
+        """A trainer that was killed answers no more; the new one is asked anew."""
+        if self._done is not None and not self._done.done():
+            return
+        if not self._improve.server_is_ready():
+            return
+        self._seed += 1000
+        goal = Improve.Goal(episodes=10_000, episodes_per_update=PER_UPDATE, seed=self._seed, task="reach")
+        sent = self._improve.send_goal_async(goal)
+        deadline = time.monotonic() + 5.0
+        while not sent.done() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if sent.done() and sent.result() is not None and sent.result().accepted:
+            self._done = sent.result().get_result_async()
+
+    def pid(self, victim: str) -> int | None:
+        """None where it does not run just now."""
+        found = self._launcher.pids()
+        name = "trainer_node" if victim == "learner" else f"{victim}_node"
+        parent = next((pid for label, pid in found.items() if label.startswith(name)), None)
+        if victim != "learner" or parent is None:
+            return parent
+        return next(iter(_children(parent)), None)
+
+    def kill(self, victim: str) -> bool:
+        """False where it has just ended by itself."""
+        pid = self.pid(victim)
+        if pid is None:
+            return False
+        if victim == "trainer":
+            self._done = None
+        os.kill(pid, signal.SIGKILL)
+        return True
+
+    def faults(self) -> list[str]:
+        """What must not be."""
+        found = []
+        for number in self.store.numbers():
+            try:
+                self.store.load(number, self.store.record(number).sha256)
+                self.store.lineage(number)
+            except VlaRosError as error:
+                found.append(f"version {number}: {error}")
+        if self.store.numbers() and self.store.active() is None:
+            found.append("no version is marked as the one that runs")
+        return found
+
+
+def _children(parent: int) -> list[int]:
+    out = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                out.append(int(stat.parent.name))
+        except OSError:
+            continue  # it has ended meanwhile
+    return out
+
+
+def measure(folder: RunFolder, kills: int, seed: int) -> dict[str, Any]:
+    random, counts, waits = np.random.default_rng(seed), Counter[str](), list[float]()
+    faults, checked = list[str](), 0
+    with Cell(folder) as cell, Progress() as progress:
+        cell.practise(lambda: len(cell.episodes) >= 2 * PER_UPDATE, "the first episodes")
+        task = progress.add_task("kills", total=kills)
+        while sum(counts.values()) < kills:
+            victim = VICTIMS[int(random.integers(3))]
+            due = time.monotonic() + random.uniform(0, LONGEST)
+            cell.practise(lambda due=due: time.monotonic() > due, "the moment")  # type: ignore[misc]
+            if not cell.kill(victim):
+                continue
+            counts[victim] += 1
+            heard, version = len(cell.episodes), max(cell.store.numbers())
+            faults += cell.faults()
+            waits.append(
+                cell.practise(
+                    lambda heard=heard, version=version: len(cell.episodes) > heard and max(cell.store.numbers()) > version,  # type: ignore[misc]
+                    f"an episode and a version after the {victim}'s death",
+                )
+            )
+            for episode in cell.episodes[checked:]:
+                if not Path(episode.file).is_file():
+                    faults.append(f"{episode.id}: its file is gone")
+                elif episode.outcome != "aborted":  # else it may have ended before its first chunk
+                    faults += [f"{episode.id}: {finding}" for finding in check_episode(episode.file)]
+            checked = len(cell.episodes)
+            progress.advance(task)
+        versions = len(cell.store.numbers())
+    complete = sum(e.outcome != "aborted" for e in cell.episodes)
+    return {
+        "kills": sum(counts.values()), "victims": dict(counts), "seed": seed, "episodes": len(cell.episodes),
+        "complete": complete, "versions": versions, "faults": faults, "resumed_median_s": round(float(np.median(waits)), 1),
+        "resumed_most_s": round(max(waits), 1), "load": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="figures as one JSON object in the last line")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = RunFolder(Path(name))
+        folder.episodes.mkdir(parents=True)
+        write_checkpoints(folder, Path("panda"))
+        found = measure(folder, options.kills, options.seed)
+    victims = ", ".join(f"{n} {victim}" for victim, n in sorted(found["victims"].items()))
+    print(
+        f"{found['kills']} kills ({victims}): {len(found['faults'])} faults in {found['complete']} complete episodes and "
+        f"{found['versions']} versions; practice went on after {found['resumed_median_s']} s (median), "
+        f"{found['resumed_most_s']} s (longest)"
+    )
+    for fault in found["faults"]:
+        print(f"  {fault}")
+    if options.json:
+        print(json.dumps(found))
+    return 1 if found["faults"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
