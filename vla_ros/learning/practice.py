@@ -85,6 +85,10 @@ class SimulatedPractice:
         self.episodes += episodes
         self._seed += episodes
 
+    def forget(self) -> None:
+        """The policy's weights are others now: what the optimiser remembers is not about them."""
+        self.method = SelfImprovement(self.policy, self.method.config)
+
     def iterate(self) -> tuple[dict[str, list[SimulatedEpisode]], dict[str, float]]:
         """One batch of episodes per task and one update on all; returns the episodes and the update's figures."""
         found: dict[str, list[SimulatedEpisode]] = {}

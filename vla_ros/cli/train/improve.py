@@ -93,6 +93,7 @@ class _Run:
         weights = self.store.load(number)
         adapter.check(self.model, weights, self.store.record(number).path)
         adapter.swap(self.model, weights)
+        self.practice.forget()
 
     def iterate(self) -> tuple[str, Stop | None]:
         """One batch, one version; what to tell, and whether the rules object."""
@@ -103,7 +104,8 @@ class _Run:
             for e in episodes:
                 audited = e.true_success if audits.random() < self.audit else None
                 practised.append({"version": self.version, "success": e.detected, "group": task, "audited": audited})
-                stop = self.stopping.episode(**practised[-1]) or stop
+                told = self.stopping.episode(**practised[-1])
+                stop = stop if stop and stop.ends else told or stop
         seen = rates(found)
         success = float(np.mean([e["success"] for e in practised]))
         metrics = {**seen, **figures, "episodes": float(len(practised)), "parent_success": success}
