@@ -2,10 +2,11 @@
 demonstrations, and stage 1 with self-improvement, which needs no further demonstration.
 
     sft         behaviour cloning and steps-to-go on `demonstrations` episodes, after stage 0 (pretraining)
+                they begin where somebody went astray, anywhere, as in LanguageTable, where no arm goes home in between
     sft_8x      the same on eight times as many, with twice the optimiser steps
     improve     sft, then practice in simulation: rewards and ends by a frozen judge, updates by REINFORCE
-    judge       steps-to-go alone, on noisier demonstrations, which begin where somebody went astray, anywhere (else the tip's
-                way from home looks like progress): with the policy's, no more than sft_8x has
+    judge       steps-to-go alone, on demonstrations of the same kind, but at one steady pace: with the policy's, no more than
+                sft_8x has
 
 All arms of a seed have the same stage 0 and network, and are evaluated on the same scenes, which nothing was trained, tuned
 or chosen on: half reaching, half pushing, once with greedy and once with sampled actions, success by the simulator's truth.
@@ -41,7 +42,7 @@ from headline_report import ARMS, NAME, draw, figures, markdown
 from rich.console import Console
 from tabletop import ROBOT, TASKS
 
-from vla_ros.learning import sft, stage1
+from vla_ros.learning import sft
 from vla_ros.learning.data import together
 from vla_ros.learning.practice import PracticeConfig, SimulatedPractice, rates
 from vla_ros.learning.self_improvement import ImproveConfig
@@ -50,8 +51,10 @@ from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.progress.calibration import Calibration
+from vla_ros.sim.expert import STEADY, Manner
 
 COLLECT, FOR_JUDGE = 51, 53  # seeds of the demonstrations
+ANYWHERE = Manner(astray=STEADY.astray)
 FINAL = 940_000  # first scene seed of the evaluation; no other program uses them
 PRACTICE = 400_000  # first scene seed of practice, 100 000 apart per seed
 MODES = {"greedy": True, "sampled": False}
@@ -66,19 +69,21 @@ class Setup:
     times: int = 8
     judge_reach: int = 500  # demonstrations
     judge_push: int = 900
-    astray: int = 20  # steps at most before they begin
-    noise: tuple[float, ...] = stage1.Stage1Config.judge_noise
     held_out: float = 0.1  # of the judge's demonstrations, for its calibration
     grounding_pictures: int = 20000
     grounding_steps: int = 900
     steps: int = 1200  # optimiser steps of sft; sft_8x takes twice as many
-    judge_steps: int = 2000
-    frozen: float = 0.6  # share of the steps in which the grounded trunk is frozen and cached
+    judge_steps: int = 3000
+    frozen: float = 0.6  # share of the policy's steps in which the grounded trunk is frozen and cached
+    judge_frozen: float = 0.8  # of the judge's
     learning_rate: float = 1e-3
     practice_episodes: int = 2400
     per_update: int = 96
-    updates: int = 40  # of 64 samples, at most: every sample once
-    practice_rate: float = 3e-4
+    gamma: float = 0.9
+    trace: float = 0.5
+    practice_batch: int = 4096  # samples of an optimiser step: all; small ones learn a batch's noise by heart
+    passes: int = 2
+    practice_rate: float = 1e-3
     scenes: int = 120
 
 
@@ -93,7 +98,7 @@ def train_judge(shared: Path, setup: Setup, seed: int) -> dict[str, Any]:
     data = together([tabletop.load(shared / f"{name}.npz") for name in parts])
     training, held_out = data.split(setup.held_out, seed)
     judge, prompt = checkpoint.load(tabletop.ground(shared, setup.grounding_pictures, setup.grounding_steps, seed), ROBOT)
-    config = _sft(setup, setup.judge_steps, seed, behaviour=0.0)
+    config = replace(_sft(setup, setup.judge_steps, seed), behaviour_weight=0.0, frozen=setup.judge_frozen)
     sft.clone(judge, training.inputs(prompt), training, config, lambda share, figures: None)
     inputs = held_out.inputs(prompt)
     calibration, told = sft.calibration_of(judge, inputs, held_out), sft.evaluate(judge, inputs, held_out)
@@ -120,10 +125,8 @@ def train_policy(shared: Path, setup: Setup, seed: int, times: int) -> dict[str,
     }  # fmt: skip
 
 
-def _sft(setup: Setup, steps: int, seed: int, behaviour: float = 1.0) -> sft.SftConfig:
-    return sft.SftConfig(
-        steps=steps, learning_rate=setup.learning_rate, behaviour_weight=behaviour, frozen=setup.frozen, seed=seed
-    )
+def _sft(setup: Setup, steps: int, seed: int) -> sft.SftConfig:
+    return sft.SftConfig(steps=steps, learning_rate=setup.learning_rate, frozen=setup.frozen, seed=seed)
 
 
 def _judge(shared: Path, seed: int) -> Path:
@@ -138,9 +141,12 @@ def practise(shared: Path, setup: Setup, seed: int) -> dict[str, Any]:
     judge, _ = checkpoint.load(_judge(shared, seed), ROBOT)
     torch.manual_seed(seed)
     practice = SimulatedPractice(
-        adapter.add(policy), judge, Calibration.load(_judge(shared, seed)), prompt, tabletop.envs(),
+        adapter.add(policy), judge, Calibration.load(_judge(shared, seed)), prompt, tabletop.envs(24),
         PracticeConfig(setup.per_update, TASKS, seed=PRACTICE + 100_000 * seed),
-        ImproveConfig(learning_rate=setup.practice_rate, updates=setup.updates, seed=seed),
+        ImproveConfig(
+            gamma=setup.gamma, trace=setup.trace, learning_rate=setup.practice_rate, batch=setup.practice_batch,
+            passes=setup.passes, seed=seed,
+        ),
     )  # fmt: skip
     curve, kept = list[dict[str, float]](), Kept()
     while practice.episodes < setup.practice_episodes:
@@ -203,9 +209,9 @@ def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, c
         if todo:
             most = setup.times * setup.demonstrations
             sets = [
-                ("demonstrations", most, COLLECT, (0.25,), TASKS),
-                ("judge-reach", setup.judge_reach, FOR_JUDGE, setup.noise, ("reach",), setup.astray),
-                ("judge-push", setup.judge_push, FOR_JUDGE + 1, setup.noise, ("push",), setup.astray),
+                ("demonstrations", most, COLLECT, (ANYWHERE.noise,), TASKS, ANYWHERE),
+                ("judge-reach", setup.judge_reach, FOR_JUDGE, (STEADY.noise,), ("reach",), STEADY),
+                ("judge-push", setup.judge_push, FOR_JUDGE + 1, (STEADY.noise,), ("push",), STEADY),
             ]
             for job in [pool.submit(tabletop.prepare, shared, *which) for which in sets]:
                 job.result()

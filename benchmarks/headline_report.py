@@ -78,12 +78,12 @@ INTRODUCTION = """# The headline: stage 1, eight times the demonstrations, self-
 `{command}`; commit {commits}, code {codes}.
 
 {docstring}
-Stage 1: {demonstrations} demonstrations, {steps} optimiser steps (8 x: twice as many). Judge: {judge_reach} reaches and
-{judge_push} pushes, noisier, from where up to {astray} stray steps ended, without their actions; {judge_steps} steps. Both from
-one stage 0 ({grounding_steps} steps on {grounding_pictures} pictures). Practice: {practice_episodes} episodes at most, an update
-every {per_update}; the version is kept whose judged success, both tasks alike, is best over five successive updates. Success:
-the simulator's truth at two successive observations within the cycle time (reaching 1.0 s, pushing 3.6 s), on {scenes} scenes
-(seeds {first}..{last}), the same for all arms. Intervals: 95 %, bootstrap over seeds and scenes.
+Stage 1: {demonstrations} demonstrations from where up to 20 stray steps ended, {steps} optimiser steps (8 x: twice as many).
+Judge: {judge_reach} reaches and {judge_push} pushes of the same kind at one pace, without their actions; {judge_steps} steps.
+Both from one stage 0 ({grounding_steps} steps on {grounding_pictures} pictures). Practice: {practice_episodes} episodes at
+most, an update every {per_update}; the version is kept whose judged success, both tasks alike, is best over five successive
+updates. Success: the simulator's truth at two successive observations within the cycle time (reaching 1.0 s, pushing 3.6 s),
+on {scenes} scenes (seeds {first}..{last}), the same for all arms. Intervals: 95 %, bootstrap over seeds and scenes.
 
 | arm | actions | seeds | success | by seed | reach | push | demonstrations | practice episodes (kept after) | minutes |
 |---|---|---|---|---|---|---|---|---|---|

@@ -30,6 +30,10 @@ class Manner:
     astray: int = 0  # most steps in which somebody else has moved tip and blocks before the demonstration begins
 
 
+# For a judge, which has to know from every state how far it is: from anywhere, and at one pace. A pace and a share of noise that
+# differ from one demonstration to the next are in no picture, and leave steps-to-go as uncertain as they are.
+STEADY = Manner(speed=(0.5, 0.5), noise=0.1, pause=0.0, astray=20)
+
 NEAR = 0.08  # m, around the named block
 ASTRAY = 5  # steps to one point
 
