@@ -26,6 +26,7 @@ from vla_ros.msg import PolicyVersion as PolicyVersionMsg
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.main import run
+from vla_ros.nodes.weights import WeightClient
 from vla_ros.policy import adapter, engines, foreign
 from vla_ros.policy.policy import VlaPolicy, load
 from vla_ros.policy.running import RunningChunk
@@ -60,6 +61,8 @@ class PolicyNode(Node):
         prefix = self.policy.model.units.prefix if isinstance(self.policy, VlaPolicy) else 0
         self.running = RunningChunk(1 / self.contract.action.rate, prefix)
         self.store = WeightStore(Path(store)) if store else None
+        self.remote = WeightClient(self, self.store) if self.store else None
+        self._fetched = set[int]()  # versions in a store of its own, which nobody else keeps the marker of
         self.version = PolicyVersionMsg(number=1, stage="foreign" if foreign.is_foreign(source) else "sft", path=source)
         self.instruction = Instruction()
         self._pending: tuple[PolicyVersionMsg, dict[str, Tensor]] | None = None
@@ -198,6 +201,9 @@ class PolicyNode(Node):
 
     def _try_load(self, number: int, digest: str) -> None:
         try:
+            if self.store and self.remote and number not in self.store.numbers():  # the trainer's is on another machine
+                self.remote.fetch(number, digest)
+                self._fetched.add(number)
             self._load(number, digest)
         except VlaRosError as error:
             self._refused(VlaRosError(f"version {number} refused, version {self.version.number} stays: {error}"))
@@ -243,6 +249,8 @@ class PolicyNode(Node):
                 running = self.version.number
                 raise VlaRosError(f"version {version.number} refused, version {running} stays: {error}") from error
         self.version = version
+        if self.store and version.number in self._fetched:
+            self.store.activate(version.number)
         self.version.header.stamp = self.get_clock().now().to_msg()
         self.diagnostics.sample("swap", pause)
         self.active.publish(self.version)

@@ -32,6 +32,7 @@ from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
 from vla_ros.nodes.main import run, spin_threads
+from vla_ros.nodes.weights import WeightServer
 from vla_ros.policy.foreign import is_foreign
 from vla_ros.policy.policy import load_prompt
 from vla_ros.policy.store import WeightStore
@@ -83,6 +84,7 @@ class TrainerNode(Node):
             self.create_subscription(Float32, quality, self._on_quality, qos.RECORD, callback_group=own)
         if audit:  # vla_ros/TrueOutcome: audits every episode; nothing learns from it
             self.create_subscription(TrueOutcome, audit, self._on_truth, qos.STATUS, callback_group=own)
+        WeightServer(self, self.store, own)
         self.create_service(LabelEpisode, "/episodes/label", self._on_label, callback_group=own)
         self.create_service(Trigger, "/trainer/ready", self._on_ready, callback_group=own)
         goals: dict[str, Any] = {

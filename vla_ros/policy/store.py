@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -79,12 +80,46 @@ class WeightStore:
         if parent and parent not in numbers:
             raise VlaRosError(f"{self.folder}: parent version {parent} is not in the store; it has {numbers}")
         number = max(numbers, default=0) + 1
+
+        def save(path: Path) -> PolicyVersion:
+            save_file({k: v.detach().contiguous() for k, v in weights.items()}, path)
+            return PolicyVersion(number, parent, sha256(path), stage, "", metrics)
+
+        return self._add(number, save)
+
+    def receive(self, record: PolicyVersion, pieces: Iterable[bytes]) -> PolicyVersion:
+        """Add a version of another store under its number there; those that it descends from need not be here.
+
+        Args:
+            pieces: of its weights file, in order.
+
+        Raises:
+            VlaRosError: the number is taken by another version, the pieces have not the record's hash, or the disk does not
+                take them (nothing half-written stays).
+        """
+        if record.number in self.numbers():
+            if (here := self.record(record.number).sha256) != record.sha256:
+                found = f"version {record.number} has sha256 {here[:16]}, expected {record.sha256[:16]}"
+                raise VlaRosError(f"{self.folder}: {found}: this store belongs to another trainer; choose an empty folder")
+            return self.record(record.number)
+
+        def save(path: Path) -> PolicyVersion:
+            with path.open("wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            if (found := sha256(path)) != record.sha256:
+                raise VlaRosError(f"version {record.number}: sha256 is {found[:16]}, expected {record.sha256[:16]}: not taken")
+            return record
+
+        return self._add(record.number, save)
+
+    def _add(self, number: int, save: Callable[[Path], PolicyVersion]) -> PolicyVersion:
+        """A version as a whole; `save` writes its weights file and returns its record."""
         final, draft = self.folder / f"{number:06d}", self.folder / f".{number:06d}.part"
         shutil.rmtree(draft, ignore_errors=True)
         try:
             draft.mkdir()
-            save_file({k: v.detach().contiguous() for k, v in weights.items()}, draft / WEIGHTS)
-            record = PolicyVersion(number, parent, sha256(draft / WEIGHTS), stage, str(final), metrics)
+            record = dataclasses.replace(save(draft / WEIGHTS), path=str(final))
             (draft / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1))
             for path in (draft / WEIGHTS, draft / RECORD, draft):
                 _sync(path)
@@ -93,6 +128,9 @@ class WeightStore:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise VlaRosError(f"{self.folder}: version {number} was not written: {error}; {_remedy(error)}") from error
+        except VlaRosError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         return record
 
     def record(self, number: int) -> PolicyVersion:
