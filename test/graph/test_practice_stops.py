@@ -35,6 +35,7 @@ from vla_ros.action import Improve
 from vla_ros.msg import (
     ActionChunk,
     Episode,
+    Health,
     Instruction,
     Observation,
     PolicyVersion,
@@ -46,6 +47,8 @@ from vla_ros.msg import (
 from vla_ros.srv import ActivatePolicy, LabelEpisode, ResetCell
 
 from vla_ros import types
+from vla_ros.episodes.reader import EpisodeReader
+from vla_ros.learning.health import NOTHING
 from vla_ros.nodes import convert, qos
 from vla_ros.policy.store import WeightStore
 from vla_ros.robots.contract import RobotContract
@@ -97,6 +100,8 @@ class FakeCell(Node):
         self.create_subscription(PolicyVersion, "/policy/version", self._on_version, qos.STATUS)
         self.create_subscription(TrainingState, "/training/state", self._on_state, qos.STATUS)
         self.create_subscription(Episode, "/training/episode", self._on_episode, qos.RECORD)
+        self.alarms: list[Health] = []
+        self.create_subscription(Health, "/training/health", self.alarms.append, qos.STATUS)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.create_service(ResetCell, "/cell/reset", self._on_reset)
         self.create_service(ActivatePolicy, "/policy/activate", self._on_activate)
@@ -205,6 +210,7 @@ class FakeCell(Node):
         self.episodes.clear()
         self.announced.clear()
         self.faults.clear()
+        self.alarms.clear()
         sent = self.improve.send_goal_async(Improve.Goal(episodes=episodes, episodes_per_update=EVERY))
         self.until(sent.done, "acceptance")
         assert sent.result().accepted
@@ -241,6 +247,7 @@ def cell(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeC
     parameters = {
         "policy": tiny.policy, "store": cell.store.folder, "episodes_dir": folder / "episodes", "use_sim_time": "true",
         "config": folder / "training.yaml", "quality_topic": "/inspection/score", "audit_topic": "/sim/truth",
+        "material": "batch 7",
     }  # fmt: skip
     with NodeProcess("trainer_node", **parameters) as process:
         try:
@@ -293,6 +300,12 @@ def test_a_worse_version_is_left_and_learning_goes_on_from_the_better_one(cell: 
     assert cell.state.probation == PROBATION - (EVERY - broken)
     assert any(s.message.startswith("probation: success fell to 0%") and "back to version 2" in s.message for s in cell.states)
     cell.until(lambda: any("back to version 2" in f for f in cell.faults), "/diagnostics")
+    (alarm,) = [a for a in cell.alarms if a.message]
+    assert alarm.message.startswith("maintenance: probation: success fell to 0%")
+    assert alarm.message.endswith("episodes is too short to say what has changed")
+    assert list(alarm.causes) == []
+    assert EpisodeReader(Path(cell.episodes[0].file)).metadata["material"] == "batch 7"
+    cell.until(lambda: alarm.message in cell.faults, "the alarm on /diagnostics")
 
 
 def test_a_plateau_ends_it_with_the_best_version(cell: FakeCell) -> None:
@@ -318,6 +331,9 @@ def test_a_measure_on_a_topic_that_goes_back_ends_it(cell: FakeCell) -> None:
     assert (result.termination_reason, result.episodes) == ("stopped", 30)
     assert result.message.startswith("quality: quality fell from ")
     assert cell.marked() == 9
+    cell.until(lambda: any(a.message for a in cell.alarms), "the alarm")
+    alarm = cell.alarms[-1]
+    assert alarm.message == f"maintenance: {result.message}; {NOTHING}"
     cell.until(lambda: any("found nan, expected a finite number" in f for f in cell.faults), "/diagnostics")
 
 

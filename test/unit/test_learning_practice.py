@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import checkpoints
 import pytest
 import torch
@@ -49,6 +51,16 @@ def test_counts_are_whole_and_complete(outcomes: list[list[bool]], episodes: int
 def test_without_a_task_there_is_no_practice() -> None:
     with pytest.raises(VlaRosError, match="found no task, expected at least one"):
         Curriculum((), 0.25, 8)
+
+
+def test_a_threshold_that_the_judge_cannot_reach_is_refused() -> None:
+    judge = checkpoints.model(1)
+    limit = judge.config.steps_to_go_bins - 1
+    with pytest.raises(VlaRosError, match=rf"threshold is {limit + 1}, expected within 0..{limit} steps"):
+        SimulatedPractice(
+            adapter.add(checkpoints.model(0)), judge, replace(NEVER, threshold=limit + 1), checkpoints.prompt(), [],
+            PracticeConfig(), ImproveConfig(),
+        )  # fmt: skip
 
 
 def test_an_iteration_is_on_policy_and_leaves_the_judge_alone() -> None:

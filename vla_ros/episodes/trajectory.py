@@ -34,6 +34,7 @@ class Trajectory:
     images: NDArray[np.uint8]  # [N, (cameras,) H, W, 3]
     states: NDArray[np.float32]  # [N, S]
     positions: NDArray[np.float32]  # [N, n] rad, m of the joints
+    commands: Array  # [T, n] rad, m, each at the time of the next observation
     actions: NDArray[np.float32]  # [N, chunk, D] that lead to the commands after an observation; past the end the last one
     steps: int
     outcome: str  # the operator's label if there is one, else the judge's verdict; empty: neither was recorded
@@ -79,6 +80,7 @@ def load_trajectory(path: str | Path, contract: RobotContract) -> Trajectory:
     return Trajectory(
         path=reader.path, instruction=instruction, start=float(stamps[0]), cameras=contract.observation.cameras,
         images=seen.images, states=seen.states, positions=seen.positions.astype(np.float32),
+        commands=commands,
         actions=np.stack([space.action(commands[rows], q) for rows, q in zip(due, seen.positions, strict=True)]),
         steps=steps, outcome=label.get("outcome") or reader.metadata.get("outcome", ""), metadata=reader.metadata, label=label,
     )  # fmt: skip
@@ -90,7 +92,8 @@ def _executed(reader: EpisodeReader, stamps: Array, contract: RobotContract) -> 
     messages = reader.of(SAFETY)
     times = np.array([seconds(message.header.stamp) for message in messages])
     period = 1.0 / contract.observation.rate
-    if times[0] > stamps[0] + period or times[-1] < stamps[-1] - period or np.diff(times).max(initial=0.0) > period:
+    most = period + 1e-6  # stamps are rounded
+    if times[0] > stamps[0] + most or times[-1] < stamps[-1] - most or np.diff(times).max(initial=0.0) > most:
         found = f"{len(times)} from {times[0]:.3f} to {times[-1]:.3f} s, at most {np.diff(times).max(initial=0.0):.3f} s apart"
         expected = f"from {stamps[0]:.3f} to {stamps[-1]:.3f} s, at most {period:g} s apart"
         raise VlaRosError(f"{reader.path}: {SAFETY}: found {found}, expected {expected}: executed actions are not known")

@@ -75,6 +75,7 @@ class SimulatedPractice:
         self, policy: Model, judge: Model, calibration: Calibration, prompt: Prompt, envs: list[TabletopEnv],
         config: PracticeConfig, improve: ImproveConfig,
     ) -> None:  # fmt: skip
+        calibration.check_range(judge.config.steps_to_go_bins)
         self.policy, self.judge, self.calibration, self.prompt, self.envs = policy, judge.eval(), calibration, prompt, envs
         self.config, self.method = config, SelfImprovement(policy, improve)
         self.curriculum = Curriculum(config.tasks, config.floor, config.memory)

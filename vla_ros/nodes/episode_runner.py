@@ -270,6 +270,8 @@ class EpisodeRunner:
             "episode_id": name, "instruction": request.instruction, "robot": self.contract.robot, "seed": str(request.seed),
             "split": request.split, "greedy": str(request.greedy), "temperature": str(request.temperature),
         }  # fmt: skip
+        if material := str(self.node.get_parameter("material").value):
+            metadata["material"] = material
         instruction = request.instruction
         monitor, limited, steps = EpisodeMonitor(name, request.time_limit), self.limited_ticks, 0
         # On a cell a recorder that waits would lose messages unseen, in the middleware; simulated time can wait.

@@ -133,8 +133,12 @@ class PolicyNode(Node):
         if observation.stamp < convert.seconds(self.instruction.header.stamp):
             return  # of the scene before
         age = self.get_clock().now().nanoseconds * 1e-9 - observation.stamp
-        if age > self.contract.observation.max_age:
+        if age > (limit := self.contract.observation.max_age):
             self.diagnostics.count("stale_observations")
+            return
+        if age < -limit:
+            found = f"observation: stamp is {-age:.3f} s ahead of this machine's clock, expected at most {limit:g} s"
+            self._unusable(VlaRosError(f"{found}; set the clocks of the machines alike (chrony, PTP)"))
             return
         try:
             if self.instruction.mode == Instruction.HOME:

@@ -32,6 +32,7 @@ from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
 from vla_ros.nodes.main import run, spin_threads
+from vla_ros.nodes.maintenance import Maintenance
 from vla_ros.nodes.weights import WeightServer
 from vla_ros.policy.foreign import is_foreign
 from vla_ros.policy.policy import load_prompt
@@ -57,6 +58,7 @@ class TrainerNode(Node):
         reset_by = p("reset", "cell").value
         if reset_by not in ("cell", "operator"):
             raise VlaRosError(f"parameter `reset` is {reset_by!r}, expected 'cell' or 'operator'")
+        p("material", "")  # batch on the table, recorded with each episode; change it when the batch changes
         self.runner = EpisodeRunner(self, self.contract, folder, reset_by, list(p("record_topics", [""]).value))
         self.runner.notify = lambda phase, message: self._report(phase=phase, message=message)
         self._busy = threading.Lock()  # one goal at a time moves the arm
@@ -74,6 +76,7 @@ class TrainerNode(Node):
         self.announce = self.create_publisher(PolicyVersion, "/policy/version", qos.STATUS)
         self.training = self.create_publisher(TrainingState, "/training/state", qos.STATUS)
         self.episodes = self.create_publisher(Episode, "/training/episode", qos.RECORD)
+        self.maintenance = Maintenance(self, self.contract, self.diagnostics)
         own = ReentrantCallbackGroup()
         self.create_subscription(
             PolicyVersion, "/policy/active", self._on_active, qos.STATUS, callback_group=MutuallyExclusiveCallbackGroup()
@@ -195,6 +198,7 @@ class TrainerNode(Node):
             learner: LearnerProcess | None = None
             swaps_before = self._state.swaps
             self.diagnostics.clear("practice")
+            self.maintenance.clear()
             try:
                 learner = LearnerProcess(Path(self.policy), self.store.folder, self.contract.robot, self.config)
                 first = learner.answer(timeout=120.0)
@@ -242,6 +246,7 @@ class TrainerNode(Node):
             self._prove(e)
             if e.policy_version not in (0, self._announced):  # an operator's choice; the rules do not go back behind it
                 watch, self._announced = Stopping(self.stopping), e.policy_version
+            self.maintenance.examine(e)
             if stop := self._asked(watch, e):
                 told = self._go_back(stop, result)
                 batch.clear()
@@ -298,6 +303,7 @@ class TrainerNode(Node):
         else:
             result.rollbacks += 1
             self.diagnostics.error(message)
+        self.maintenance.ring(stop)
         self._publish(stop.best)
         self._report(rollbacks=result.rollbacks, message=message)
         return message

@@ -99,6 +99,16 @@ class Calibration:
                 raise ValueError(f"evidence.reliability counts {counted} frames, expected {self.frames}")
 
 
+    def check_range(self, bins: int) -> None:
+        """Raises VlaRosError where a network of so many steps-to-go bins never reaches a level, or never leaves it."""
+        limit = bins - 1
+        if not 0 < self.threshold < limit:
+            raise VlaRosError(f"{CALIBRATION}: threshold is {self.threshold}, expected within 0..{limit} steps")
+        if self.release is not None and not self.threshold <= self.release < limit:
+            found = f"release is {self.release}, expected from the threshold {self.threshold} to {limit}"
+            raise VlaRosError(f"{CALIBRATION}: {found}")
+
+
 class Detector:
     """Debounced success with hysteresis, one observation after another. What decides live and offline alike."""
 

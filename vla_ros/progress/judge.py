@@ -26,13 +26,7 @@ class Judge:
     """A frozen checkpoint that says how far the task is; the same for reward and for success."""
 
     def __init__(self, model: Model, prompt: Prompt, calibration: Calibration, version: int = 1):
-        limit = model.config.steps_to_go_bins - 1
-        if not 0 < calibration.threshold < limit:
-            raise VlaRosError(f"{CALIBRATION}: threshold is {calibration.threshold}, expected within 0..{limit} steps")
-        if calibration.release is not None and not calibration.threshold <= calibration.release < limit:
-            raise VlaRosError(
-                f"{CALIBRATION}: release is {calibration.release}, expected from the threshold {calibration.threshold} to {limit}"
-            )
+        calibration.check_range(model.config.steps_to_go_bins)
         self.model = model.eval().requires_grad_(False)
         self.calibration = calibration
         self.version = version
