@@ -314,6 +314,7 @@ def test_a_plateau_ends_it_with_the_best_version(cell: FakeCell) -> None:
     assert (result.termination_reason, result.episodes, result.updates) == ("stopped", 40, 3)
     assert result.message == "plateau: the last 20 episodes changed success by -10.0 % against as many before"
     assert (result.policy_version, cell.version.number, cell.marked()) == (6, 6, 6)
+    assert cell.announced[:2] == [(5, True, 0), (5, False, PROBATION)], "5 was not through with it when practice ended"
     cell.until(lambda: cell.state.stop_rule, "the last state")
     assert (cell.state.phase, cell.state.message, cell.state.stop_rule) == ("stopped", result.message, "plateau")
     cell.until(lambda: any("plateau" in f for f in cell.faults), "/diagnostics")
@@ -338,7 +339,7 @@ def test_a_measure_on_a_topic_that_goes_back_ends_it(cell: FakeCell) -> None:
 
 
 def test_more_safety_stops_end_it(cell: FakeCell) -> None:
-    rates: Outcome = lambda version, k: "latched" if version > 9 and k % 5 < 3 else "success"  # noqa: E731
+    rates: Outcome = lambda version, k: "latched" if version > 9 and k % 10 > 3 else "success"  # noqa: E731
     result = cell.ended(cell.start(200, rates))
     assert (result.termination_reason, cell.marked()) == ("stopped", 9)
     assert result.message.startswith(

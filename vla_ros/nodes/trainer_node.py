@@ -65,6 +65,7 @@ class TrainerNode(Node):
         self._active = 0  # version that the policy node runs
         self._announced = 0  # the last one that this node asked for
         self._unproven = 0  # episodes until it is off probation
+        self._proven = set[int]()  # versions that this node has seen through theirs
         self._marking = threading.Lock()  # of the store's marker, which names it too
         self._quality: list[float] = []  # measures since the last episode's end
         self._truth: bool | None = None
@@ -204,7 +205,7 @@ class TrainerNode(Node):
                 first = learner.answer(timeout=120.0)
                 if first is None:
                     raise VlaRosError("the learner process did not start within 120 s")
-                self._publish(first["version"])
+                self._publish(first["version"], self._probation_of(first["version"]))
                 stop = self._practise(handle, learner, result)
             except Cancelled:
                 self._report(phase="idle")
@@ -331,7 +332,13 @@ class TrainerNode(Node):
             self._unproven -= 1
             self._report(probation=self._unproven)
             if not self._unproven:
+                self._proven.add(self._announced)
                 self._announce()
+
+    def _probation_of(self, number: int) -> int:
+        """Episodes: a learned version that ran before this node was started may not have been through it."""
+        known = number in self._proven or self.store.record(number).stage == "sft"
+        return 0 if known else self.stopping.probation
 
     def _announce(self) -> None:
         r = self.store.record(self._announced)
