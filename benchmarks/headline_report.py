@@ -162,7 +162,7 @@ def draw(result: dict[str, Any], parts: Parts, path: Path) -> None:
             bars.scatter([at] * len(f["by_seed"]), f["by_seed"], 8, color="black", alpha=0.5, zorder=3)
     bars.set_xticks(range(len(groups)), [f"{task}\n{mode}" for mode, task in groups], fontsize=8)
     bars.set(ylim=(0, 1.02), ylabel="success", title="held-out scenes (dots: seeds)")
-    bars.legend(fontsize=7, loc="upper left")
+    bars.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=3)
     curves = {s: part["curve"] for (s, arm), part in sorted(parts.items()) if arm == "improve"}
     for panel, task in zip(panels[1:], TASKS, strict=True):
         for seed, curve in curves.items():
