@@ -73,6 +73,7 @@ class EpisodeRunner:
         self._acknowledged = 0.0
         self.latched = False
         self.limited_ticks = 0
+        self._safe = 0.0  # s, stamp of the newest safety state
         self.operator_ready = threading.Event()
         self.notify: Callable[[str, str], None] = lambda phase, message: None
 
@@ -143,6 +144,7 @@ class EpisodeRunner:
 
     def _on_safety(self, monitor: EpisodeMonitor | None, message: SafetyState) -> bool:
         self.latched = message.state == SafetyState.LATCHED
+        self._safe = convert.seconds(message.header.stamp)
         self.limited_ticks = message.limited_ticks
         if monitor is not None:
             monitor.safety(self.latched)
@@ -295,7 +297,9 @@ class EpisodeRunner:
                         monitor.observe(float("inf"))  # nobody drives the arm
                     steps = monitor.steps
                     feedback(monitor)
-                self.wait(lambda: monitor.has_all(self._stamp), LATE, cancelled, time.monotonic)
+                period = 1 / self.contract.observation.rate  # without the states up to the end nobody knows what was executed
+                last = lambda: monitor.has_all(self._stamp) and self._safe >= self._stamp - period  # noqa: E731
+                self.wait(last, LATE, cancelled, time.monotonic)
             except Cancelled:
                 monitor.cancel()
             finally:
