@@ -360,7 +360,7 @@ def test_a_deceived_judge_ends_it_with_the_version_that_practice_began_with(cell
     result = cell.ended(future)
     assert result.termination_reason == "stopped"
     assert result.message.startswith("hacking: the detector saw success in ")
-    assert 7 <= result.episodes <= 20
+    assert 7 <= result.episodes <= (20 if by == "truth" else 60)  # labels come when they come
     assert cell.marked() == cell.version.number == before
 
 
