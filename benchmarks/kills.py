@@ -11,17 +11,10 @@ practice.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-os.environ.setdefault("ROS_DOMAIN_ID", "114")
-
 import argparse
 import json
+import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -29,29 +22,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import live  # before numpy, torch and the ROS names: it sets up what they read
 import numpy as np
+import rclpy
+from rclpy.action import ActionClient
 from rich.progress import Progress
+from vla_ros.action import Improve
+from vla_ros.msg import Episode
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from vla_ros.cli.demo.settings import RunFolder
+from vla_ros.embedded.launch import Launcher, parse
+from vla_ros.episodes.check import check_episode
+from vla_ros.errors import VlaRosError
+from vla_ros.nodes import qos
+from vla_ros.nodes.main import spin_beside
+from vla_ros.policy.store import WeightStore
 
-from vla_ros import embedded  # noqa: E402
-
-embedded.activate()
-
-import rclpy  # noqa: E402
-from rclpy.action import ActionClient  # noqa: E402
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
-from swaps import write_checkpoints  # noqa: E402
-from vla_ros.action import Improve  # noqa: E402
-from vla_ros.msg import Episode  # noqa: E402
-
-from vla_ros.cli.demo.settings import RunFolder  # noqa: E402
-from vla_ros.embedded.launch import Launcher, parse  # noqa: E402
-from vla_ros.episodes.check import check_episode  # noqa: E402
-from vla_ros.errors import VlaRosError  # noqa: E402
-from vla_ros.nodes import qos  # noqa: E402
-from vla_ros.policy.store import WeightStore  # noqa: E402
+os.environ.setdefault("ROS_DOMAIN_ID", "114")
 
 VICTIMS = ("trainer", "policy", "learner")
 PER_UPDATE = 2  # episodes: an update every few seconds
@@ -71,7 +58,7 @@ class Cell:
             "robot": "panda", "policy": str(folder.policy), "judge": str(folder.judge), "store": str(folder.store),
             "episodes": str(folder.episodes), "training": str(training), "real_time_factor": "0.0", "respawn": "true",
         }  # fmt: skip
-        self._launcher = Launcher(parse(ROOT / "launch" / "cell.launch.yaml", arguments), on_line=self._keep)
+        self._launcher = Launcher(parse(live.ROOT / "launch" / "cell.launch.yaml", arguments), on_line=self._keep)
         self.episodes: list[Episode] = []
         rclpy.init(args=[])
         self._node = rclpy.create_node("kills")
@@ -79,19 +66,11 @@ class Cell:
         self._improve = ActionClient(self._node, Improve, "/improve")
         self._seed = 0
         self._done: Any = None  # future of the running goal's result
-        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread = threading.Thread(target=spin_beside, args=(self._node,), daemon=True)
 
     def _keep(self, line: Any) -> None:
         self._log.write(line.text + "\n")
         self._log.flush()
-
-    def _spin(self) -> None:
-        executor = SingleThreadedExecutor()
-        executor.add_node(self._node)
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            return
 
     def __enter__(self) -> Cell:
         self._launcher.start()
@@ -138,7 +117,11 @@ class Cell:
         parent = next((pid for label, pid in found.items() if label.startswith(name)), None)
         if victim != "learner" or parent is None:
             return parent
-        return next(iter(_children(parent)), None)
+        try:
+            found = " ".join(task.read_text() for task in Path(f"/proc/{parent}/task").glob("*/children"))
+        except OSError:
+            return None  # it has ended meanwhile
+        return next((int(pid) for pid in found.split()), None)
 
     def kill(self, victim: str) -> bool:
         """False where it has just ended by itself."""
@@ -162,17 +145,6 @@ class Cell:
         if self.store.numbers() and self.store.active() is None:
             found.append("no version is marked as the one that runs")
         return found
-
-
-def _children(parent: int) -> list[int]:
-    out = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
-                out.append(int(stat.parent.name))
-        except OSError:
-            continue  # it has ended meanwhile
-    return out
 
 
 def measure(folder: RunFolder, kills: int, seed: int) -> dict[str, Any]:
@@ -221,7 +193,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(Path(name))
         folder.episodes.mkdir(parents=True)
-        write_checkpoints(folder, Path("panda"))
+        live.write_checkpoints(folder, "panda")
         found = measure(folder, options.kills, options.seed)
     victims = ", ".join(f"{n} {victim}" for victim, n in sorted(found["victims"].items()))
     print(

@@ -9,43 +9,29 @@ The policy is VlaModel in its default shape with random weights; the two version
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-os.environ.setdefault("ROS_DOMAIN_ID", "113")
-
 import argparse
 import json
-import sys
+import os
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import live  # before torch and the ROS names: it sets up what they read
+import torch
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from vla_ros.msg import ActionChunk, Observation
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from vla_ros.cli.demo.graph import Graph
+from vla_ros.cli.demo.settings import RunFolder
+from vla_ros.cli.demo.view import Figures
+from vla_ros.nodes import qos
+from vla_ros.policy import adapter, policy
+from vla_ros.policy.store import WeightStore
 
-from vla_ros import embedded  # noqa: E402
-
-embedded.activate()
-
-import torch  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from vla_ros.msg import ActionChunk, Observation  # noqa: E402
-
-from vla_ros.cli.demo.graph import Graph  # noqa: E402
-from vla_ros.cli.demo.settings import RunFolder  # noqa: E402
-from vla_ros.cli.demo.view import Figures  # noqa: E402
-from vla_ros.learning.stage1 import fresh  # noqa: E402
-from vla_ros.nodes import qos  # noqa: E402
-from vla_ros.policy import adapter, policy  # noqa: E402
-from vla_ros.policy.store import WeightStore  # noqa: E402
-from vla_ros.progress.calibration import Calibration, Evidence  # noqa: E402
+os.environ.setdefault("ROS_DOMAIN_ID", "113")
 
 RATE = 50  # Hz, of observations
 EVERY = 0.5  # s between swaps
@@ -56,21 +42,12 @@ LATE = 0.3  # s for the last answer
 
 def write_contract(folder: Path) -> Path:
     """Panda's at 50 Hz; the step is shortened as the period is."""
-    content = yaml.safe_load((ROOT / "config" / "robots" / "panda.yaml").read_text())
+    content = yaml.safe_load((live.ROOT / "config" / "robots" / "panda.yaml").read_text())
     content["action"]["max_step"] *= content["observation"]["rate"] / RATE
     content["observation"]["rate"] = RATE
     path = folder / "panda.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def write_checkpoints(folder: RunFolder, contract: Path) -> None:
-    """A policy and a judge with random weights; the judge never sees success."""
-    for target, seed in ((folder.policy, 0), (folder.judge, 1)):
-        model, prompt = fresh(str(contract), seed)
-        policy.save(target, model, prompt, {"stage": "benchmark"})
-    evidence = Evidence(((0.5, 0.5, 1),), 1.0, 0.8, ((0.0, 0.0, 0.0, 0.0),), 1, 0.0, 1.0, 0.0)
-    Calibration(0.01, 3, 0.0, 1.0, 1, 1.0, evidence=evidence).save(folder.judge)
 
 
 def write_versions(folder: RunFolder) -> None:
@@ -159,7 +136,7 @@ def main() -> None:
         folder = RunFolder(Path(name))
         folder.episodes.mkdir(parents=True)
         contract = write_contract(folder.root)
-        write_checkpoints(folder, contract)
+        live.write_checkpoints(folder, str(contract))
         write_versions(folder)
         found = measure(folder, contract, options.swaps)
     print(

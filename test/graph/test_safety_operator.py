@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import rclpy
 from node_process import NodeProcess
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import Bool, Float64MultiArray
@@ -25,6 +24,7 @@ from vla_ros.msg import SafetyState
 
 from vla_ros import paths
 from vla_ros.nodes import convert, qos
+from vla_ros.nodes.main import spin_beside
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
 from vla_ros.types import JointState
@@ -46,16 +46,8 @@ class Arm(Node):
         self.create_subscription(Bool, "/estop", lambda m: self.stops.append((time.monotonic(), m.data)), 10)
         self.joints = self.create_publisher(JointStateMsg, CONTRACT.control.state_topic, 5)
         self.create_timer(1 / CONTRACT.control.rate, self._drive)
-        executor = SingleThreadedExecutor()
-        executor.add_node(self)
-        self._thread = threading.Thread(target=self._spin, args=(executor,), daemon=True)
+        self._thread = threading.Thread(target=spin_beside, args=(self,), daemon=True)
         self._thread.start()
-
-    def _spin(self, executor: SingleThreadedExecutor) -> None:
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            return
 
     def _drive(self) -> None:
         now = self.get_clock().now().nanoseconds * 1e-9

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 
 from vla_ros.errors import VlaRosError
@@ -21,6 +22,14 @@ def spin_threads(node: Node) -> None:
     executor = MultiThreadedExecutor(num_threads=4)
     executor.add_node(node)
     executor.spin()
+
+
+def spin_beside(node: Node) -> None:
+    """For a thread of a program that asks a graph: callbacks until shutdown, which is a normal end."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    with contextlib.suppress(ExternalShutdownException, KeyboardInterrupt):
+        executor.spin()
 
 
 def run(create: Callable[[], AnyNode], args: list[str] | None = None, spin: Callable[[AnyNode], None] = rclpy.spin) -> int:

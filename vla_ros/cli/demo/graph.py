@@ -15,7 +15,6 @@ from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
@@ -27,6 +26,7 @@ from vla_ros.episodes.monitor import LATCHED
 from vla_ros.errors import VlaRosError
 from vla_ros.msg import Episode, PolicyVersion, Progress, SafetyState, TrainingState, TrueOutcome
 from vla_ros.nodes import qos
+from vla_ros.nodes.main import spin_beside
 from vla_ros.paths import share
 from vla_ros.srv import ActivatePolicy
 
@@ -99,7 +99,7 @@ class Graph:
         self._improve = ActionClient(self.node, Improve, "/improve")
         self._activate = self.node.create_client(ActivatePolicy, "/policy/activate")
         self._sim = self.node.create_client(SetParameters, "/sim_node/set_parameters")
-        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread = threading.Thread(target=spin_beside, args=(self.node,), daemon=True)
         self._thread.start()
         deadline = time.monotonic() + START
         clients: list[Any] = [self._run, self._improve]
@@ -108,14 +108,6 @@ class Graph:
             if time.monotonic() > deadline:
                 raise VlaRosError(f"the graph did not come up within {START:g} s; see {self._log.name}")
             time.sleep(0.1)
-
-    def _spin(self) -> None:
-        executor = SingleThreadedExecutor()
-        executor.add_node(self.node)
-        try:
-            executor.spin()
-        except (ExternalShutdownException, KeyboardInterrupt):
-            return
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         rclpy.try_shutdown()
