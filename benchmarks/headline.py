@@ -209,9 +209,9 @@ def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, c
         if todo:
             most = setup.times * setup.demonstrations
             sets = [
-                ("demonstrations", most, COLLECT, (ANYWHERE.noise,), TASKS, ANYWHERE),
-                ("judge-reach", setup.judge_reach, FOR_JUDGE, (STEADY.noise,), ("reach",), STEADY),
-                ("judge-push", setup.judge_push, FOR_JUDGE + 1, (STEADY.noise,), ("push",), STEADY),
+                ("demonstrations", most, COLLECT, (), TASKS, ANYWHERE),
+                ("judge-reach", setup.judge_reach, FOR_JUDGE, (), ("reach",), STEADY),
+                ("judge-push", setup.judge_push, FOR_JUDGE + 1, (), ("push",), STEADY),
             ]
             for job in [pool.submit(tabletop.prepare, shared, *which) for which in sets]:
                 job.result()

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tabletop import TASKS, interval, share, successes
 
+from vla_ros.sim.expert import STEADY
+
 NAME = "headline"
 ARMS = {"sft": "stage 1", "sft_8x": "stage 1, 8 x demonstrations", "improve": "stage 1 + self-improvement"}
 COLOURS = {"sft": "tab:gray", "sft_8x": "tab:orange", "improve": "tab:blue"}
@@ -78,7 +80,7 @@ INTRODUCTION = """# The headline: stage 1, eight times the demonstrations, self-
 `{command}`; commit {commits}, code {codes}.
 
 {docstring}
-Stage 1: {demonstrations} demonstrations from where up to 20 stray steps ended, {steps} optimiser steps (8 x: twice as many).
+Stage 1: {demonstrations} demonstrations from where up to {astray} stray steps ended, {steps} steps (8 x: twice as many).
 Judge: {judge_reach} reaches and {judge_push} pushes of the same kind at one pace, without their actions; {judge_steps} steps.
 Both from one stage 0 ({grounding_steps} steps on {grounding_pictures} pictures). Practice: {practice_episodes} episodes at
 most, an update every {per_update}; the version is kept whose judged success, both tasks alike, is best over five successive
@@ -98,7 +100,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         INTRODUCTION.format(
             **result["setup"], command=result["command"], commits=", ".join(result["commits"]),
-            codes=", ".join(result["code"]), first=first, last=last, docstring=DOC,
+            codes=", ".join(result["code"]), first=first, last=last, docstring=DOC, astray=STEADY.astray,
         ).rstrip()
     ]  # fmt: skip
     for arm, told in result["arms"].items():

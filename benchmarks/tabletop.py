@@ -35,14 +35,14 @@ LEARNING = ("sft", "stage1", "data", "rollout")
 
 
 def prepare(
-    shared: Path, name: str, count: int, seed: int, noise: tuple[float, ...] = (0.25,), tasks: Sequence[str] = ("",),
+    shared: Path, name: str, count: int, seed: int, noises: tuple[float, ...] = (), tasks: Sequence[str] = ("",),
     manner: Manner | None = None,
 ) -> Path:  # fmt: skip
     """Demonstrations on disk, for all cells: of the tasks' own mixture, or equally many of each of `tasks`."""
     path, unfinished = shared / f"{name}-{count}.npz", shared / f"unfinished-{name}.npz"
     if not path.exists():
         sets = [
-            collect(ROBOT, count // len(tasks), seed, task=task or None, noises=noise, manner=manner, workers=1)
+            collect(ROBOT, count // len(tasks), seed, task=task or None, noises=noises, manner=manner, workers=1)
             for task in tasks
         ]
         stage1.save_demonstrations(unfinished, together([stage1.demonstrations(data) for data in sets]))

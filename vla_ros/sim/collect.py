@@ -46,7 +46,7 @@ def collect(
     seed: int,
     split: str = "train",
     task: str | None = None,
-    noises: Sequence[float] = (0.25,),
+    noises: Sequence[float] = (),
     manner: Manner | None = None,
     max_steps: int = 120,
     workers: int = 2,
@@ -55,14 +55,15 @@ def collect(
     """Runs the expert until `episodes` of them have succeeded; the same arguments give the same data.
 
     Args:
-        noises: each episode draws its execution noise out of these (Manner.noise).
+        noises: each episode draws its execution noise out of these; none: the manner's own.
         max_steps: an episode is given up, and left out, after so many policy steps.
         workers: processes (spawned); 1 runs in this one.
 
     Raises:
         VlaRosError: more than half of the episodes fail.
     """
-    job = _Job(robot, split, task, tuple(noises), manner or Manner(), max_steps)
+    manner = manner or Manner()
+    job = _Job(robot, split, task, tuple(noises) or (manner.noise,), manner, max_steps)
     parts: dict[int, list[_Episode]] = {}
     batch = 8
     starts = [(first, min(batch, episodes - first)) for first in range(0, episodes, batch)]
