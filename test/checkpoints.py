@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, ResNetConfig
 
+from vla_ros.policy import adapter
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.prompt import WordPrompt
+from vla_ros.policy.store import WeightStore
 from vla_ros.progress.calibration import Calibration, Evidence
 from vla_ros.sim.tasks import Tasks
 
@@ -53,6 +55,13 @@ def save(folder: Path, seed: int = 0, threshold: float | None = None, **config: 
     if threshold is not None:
         Calibration(threshold, 3, 0.0, 1.0, 100, 1.0, evidence=EVIDENCE).save(folder)
     return folder
+
+
+def tune(store: WeightStore, seed: int, parent: int) -> int:
+    """A new version of the default model: its LoRA and head, moved at random."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {n: t + 0.3 * torch.randn(t.shape, generator=generator) for n, t in adapter.state(adapter.add(model())).items()}
+    return store.write(weights, parent, "self_improvement", {"seed": seed}).number
 
 
 @pytest.fixture(scope="session", name="tiny")

@@ -84,14 +84,6 @@ class Cell(Node):
         return future.result()
 
 
-def tune(store: WeightStore, seed: int, parent: int) -> int:
-    """A new version: the policy's LoRA and head, moved at random."""
-    model = adapter.add(checkpoints.model())
-    generator = torch.Generator().manual_seed(seed)
-    weights = {n: t + 0.3 * torch.randn(t.shape, generator=generator) for n, t in adapter.state(model).items()}
-    return store.write(weights, parent, "self_improvement", {"seed": seed}).number
-
-
 @pytest.fixture(scope="module", params=["eager", "onnx"])
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -200,7 +192,7 @@ def test_versions_change_under_load(cell: Cell, store: WeightStore) -> None:
     """At 20 Hz no observation stays without an answer; a corrupt version is refused."""
     cell.instruct(checkpoints.TEXT, seed=1)
     for seed in range(3):
-        tune(store, seed, parent=1)
+        checkpoints.tune(store, seed, parent=1)
     path = Path(store.record(3).path) / WEIGHTS
     path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
     cell.answer()

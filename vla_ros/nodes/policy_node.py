@@ -62,7 +62,7 @@ class PolicyNode(Node):
         self.running = RunningChunk(1 / self.contract.action.rate, prefix)
         self.store = WeightStore(Path(store)) if store else None
         self.remote = WeightClient(self, self.store) if self.store else None
-        self._fetched = set[int]()  # versions in a store of its own, which nobody else keeps the marker of
+        self._marking = threading.Lock()  # of the store's marker
         self.version = PolicyVersionMsg(number=1, stage="foreign" if foreign.is_foreign(source) else "sft", path=source)
         self.instruction = Instruction()
         self._pending: tuple[PolicyVersionMsg, dict[str, Tensor]] | None = None
@@ -207,7 +207,6 @@ class PolicyNode(Node):
         try:
             if self.store and self.remote and number not in self.store.numbers():  # the trainer's is on another machine
                 self.remote.fetch(number, digest)
-                self._fetched.add(number)
             self._load(number, digest)
         except VlaRosError as error:
             self._refused(VlaRosError(f"version {number} refused, version {self.version.number} stays: {error}"))
@@ -253,12 +252,21 @@ class PolicyNode(Node):
                 running = self.version.number
                 raise VlaRosError(f"version {version.number} refused, version {running} stays: {error}") from error
         self.version = version
-        if self.store and version.number in self._fetched:
-            self.store.activate(version.number)
         self.version.header.stamp = self.get_clock().now().to_msg()
         self.diagnostics.sample("swap", pause)
         self.active.publish(self.version)
         self.get_logger().info(f"version {version.number} active ({pause * 1e3:.2f} ms pause)")
+        threading.Thread(target=self._mark, daemon=True).start()  # a disk may take longer than an observation
+
+    def _mark(self) -> None:
+        """What runs is what a restart resumes, also where no trainer has this store."""
+        with self._marking:
+            try:
+                if self.store and ((marked := self.store.active()) is None or marked.number != self.version.number):
+                    self.store.activate(self.version.number)
+            except VlaRosError as error:
+                self.diagnostics.error(str(error))
+                self.get_logger().error(str(error))
 
     def _on_activate(self, request: ActivatePolicy.Request, response: ActivatePolicy.Response) -> ActivatePolicy.Response:
         number = self.version.parent if request.rollback else request.number

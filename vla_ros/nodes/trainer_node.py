@@ -103,7 +103,7 @@ class TrainerNode(Node):
         for name, value in fields.items():
             setattr(self._state, name, value)
         self._state.header.stamp = self.get_clock().now().to_msg()
-        self._state.policy_version = self._active
+        self._state.policy_version, self._state.probation = self._active, self._unproven
         self.training.publish(self._state)
 
     def _on_active(self, message: PolicyVersion) -> None:
@@ -205,7 +205,7 @@ class TrainerNode(Node):
                 first = learner.answer(timeout=120.0)
                 if first is None:
                     raise VlaRosError("the learner process did not start within 120 s")
-                self._publish(first["version"], self._probation_of(first["version"]))
+                self._publish(first["version"])
                 stop = self._practise(handle, learner, result)
             except Cancelled:
                 self._report(phase="idle")
@@ -324,19 +324,20 @@ class TrainerNode(Node):
             mean_return=answer["mean_return"],
         )  # fmt: skip
         self.runner.hold(False)
-        self._publish(int(answer["version"]), self.stopping.probation)
+        self._publish(int(answer["version"]))
 
     def _prove(self, e: Episode) -> None:
         """One episode less on probation, if it says something about the version that is."""
         if self._unproven and e.outcome != "aborted" and e.policy_version == self._announced:
             self._unproven -= 1
-            self._report(probation=self._unproven)
+            self._report()
             if not self._unproven:
                 self._proven.add(self._announced)
                 self._announce()
 
     def _probation_of(self, number: int) -> int:
-        """Episodes: a learned version that ran before this node was started may not have been through it."""
+        """Episodes in which the safety filter holds it to a lower speed: all, of a learned version that this node has not seen
+        through them."""
         known = number in self._proven or self.store.record(number).stage == "sft"
         return 0 if known else self.stopping.probation
 
@@ -348,15 +349,11 @@ class TrainerNode(Node):
         )  # fmt: skip
         message.header.stamp = self.get_clock().now().to_msg()
         self.announce.publish(message)
-        self._report(probation=self._unproven)
+        self._report()
 
-    def _publish(self, number: int, probation: int = 0) -> None:
-        """Announce a version and wait until the policy node runs it.
-
-        Args:
-            probation: episodes in which the safety filter holds it to a lower speed.
-        """
-        self._announced, self._unproven = number, probation
+    def _publish(self, number: int) -> None:
+        """Announce a version and wait until the policy node runs it."""
+        self._announced, self._unproven = number, self._probation_of(number)
         self._announce()
         if not self.runner.wait(lambda: self._active == number, 10.0):
             raise VlaRosError(f"the policy node did not take version {number} within 10 s; it runs version {self._active}")

@@ -14,9 +14,8 @@ from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
 from rclpy.node import Node
 
 from vla_ros.errors import VlaRosError
-from vla_ros.policy.store import WEIGHTS, WeightStore
+from vla_ros.policy.store import WEIGHTS, WeightStore, parse
 from vla_ros.srv import GetWeights
-from vla_ros.types import PolicyVersion
 
 SERVICE = "/trainer/weights"
 PIECE = 1 << 20  # bytes of one answer
@@ -56,7 +55,7 @@ class WeightClient:
             VlaRosError: nobody answers, the version is unknown there, or what came has not the announced hash.
         """
         first = self._ask(number, 0)
-        record = PolicyVersion(**json.loads(first.record))
+        record = parse(first.record, f"{SERVICE}: version {number}")
         if record.sha256 != digest:
             raise VlaRosError(f"{SERVICE}: version {number} has sha256 {record.sha256[:16]}, announced was {digest[:16]}")
         self._store.receive(record, self._pieces(number, first))

@@ -49,6 +49,18 @@ def _remedy(error: Exception) -> str:
     return "free disk space and retry" if full else "is the file system there, and writable?"
 
 
+def parse(text: str, source: str) -> PolicyVersion:
+    """The record of a version from its JSON.
+
+    Raises:
+        VlaRosError: it is not one; names `source`.
+    """
+    try:
+        return PolicyVersion(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise VlaRosError(f"{source}: not the record of a version: {error}") from error
+
+
 class WeightStore:
     """Folder of versions `000001/`, `000002/`, …, and a file `active` with the number of the one that runs.
 
@@ -138,9 +150,10 @@ class WeightStore:
         if not path.is_file():
             raise VlaRosError(f"{self.folder}: no version {number}; it has {self.numbers()}")
         try:
-            return PolicyVersion(**{**json.loads(path.read_text()), "path": str(path.parent)})
-        except (OSError, ValueError, TypeError) as error:
-            raise VlaRosError(f"{path}: not the record of a version: {error}") from error
+            text = path.read_text()
+        except OSError as error:
+            raise VlaRosError(f"{path}: cannot be read: {error.strerror}; {_remedy(error)}") from error
+        return dataclasses.replace(parse(text, str(path)), path=str(path.parent))
 
     def load(self, number: int, expected_sha256: str = "") -> dict[str, Tensor]:
         """Weights of a version, after checking the hash against its record (and the announcement, if given).

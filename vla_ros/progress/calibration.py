@@ -98,7 +98,6 @@ class Calibration:
             if (counted := sum(row[2] for row in self.evidence.reliability)) != self.frames:
                 raise ValueError(f"evidence.reliability counts {counted} frames, expected {self.frames}")
 
-
     def check_range(self, bins: int) -> None:
         """Raises VlaRosError where a network of so many steps-to-go bins never reaches a level, or never leaves it."""
         limit = bins - 1
