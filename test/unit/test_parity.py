@@ -30,7 +30,7 @@ from vla_ros.robots.observation import images_of, positions_of, state_of
 from vla_ros.robots.shapes import image_shape, model_shapes
 
 STEPS, TEXT = 5, checkpoints.TEXT
-ROWS = {"panda": 1e-4, "aloha": 2e-7}  # rad that rows may be off after there and back: inverse kinematics, a limit in float32
+ROWS = {"panda": 5e-5, "aloha": 2e-7}  # rad that rows may be off after there and back: inverse kinematics, a limit in float32
 
 
 class Spy(Eager):
@@ -53,7 +53,9 @@ def contract(request: pytest.FixtureRequest) -> RobotContract:
 @pytest.fixture(scope="module")
 def policy(contract: RobotContract) -> VlaPolicy:
     head = "bins" if contract.action.tip_plane else "laplace"
-    return VlaPolicy(checkpoints.model(**model_shapes(contract), robot=contract.robot, head=head), checkpoints.prompt())
+    policy = VlaPolicy(checkpoints.model(**model_shapes(contract), robot=contract.robot, head=head), checkpoints.prompt())
+    policy.seed(0)  # what is drawn decides how far inverse kinematics goes
+    return policy
 
 
 @pytest.fixture(scope="module")

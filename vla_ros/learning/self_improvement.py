@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -84,10 +85,8 @@ def rewards(steps_to_go: NDArray[np.float32], clip: float) -> Tensor:
 
 def discounted(values: Tensor, factor: float) -> Tensor:
     """sum_{i >= t} factor^(i-t) values_i, [T]."""
-    out, running = torch.zeros_like(values), 0.0
-    for t in range(len(values) - 1, -1, -1):
-        out[t] = running = float(values[t]) + factor * running
-    return out
+    backwards = accumulate(reversed(values.tolist()), lambda later, now: now + factor * later)
+    return torch.tensor(list(backwards)[::-1], dtype=values.dtype)
 
 
 def advantages(rewards: Sequence[Tensor], seen: Sequence[Tensor], counts: Tensor, gamma: float, trace: float) -> Tensor:
