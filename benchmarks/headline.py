@@ -4,7 +4,7 @@ demonstrations, and stage 1 with self-improvement, which needs no further demons
     sft         behaviour cloning and steps-to-go on `demonstrations` episodes, after stage 0 (pretraining)
                 they begin where somebody went astray, anywhere, as in LanguageTable, where no arm goes home in between
     sft_8x      the same on eight times as many, with twice the optimiser steps
-    improve     sft, then practice in simulation: rewards and ends by a frozen judge, updates by REINFORCE
+    improve     sft, then practice in simulation: progress and ends by a frozen judge, learned by a critic from all of practice
     judge       steps-to-go alone, on demonstrations of the same kind, but at one steady pace: with the policy's, no more than
                 sft_8x has
 
@@ -25,12 +25,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import argparse
+import functools
 import itertools
 import json
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ ANYWHERE = Manner(astray=STEADY.astray)
 FINAL = 940_000  # first scene seed of the evaluation; no other program uses them
 PRACTICE = 400_000  # first scene seed of practice, 100 000 apart per seed
 MODES = {"greedy": True, "sampled": False}
-LEARNING = (*tabletop.LEARNING, "self_improvement", "practice")
+PRACTICE_CODE = ("self_improvement", "critic", "practice")  # what `improve` depends on besides the others'
+PRACTICE_SETUP = ("practice_episodes", "per_update", "improve")
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,12 @@ class Setup:
     frozen: float = 0.6  # share of the policy's steps in which the grounded trunk is frozen and cached
     judge_frozen: float = 0.8  # of the judge's
     learning_rate: float = 1e-3
-    practice_episodes: int = 2400
-    per_update: int = 96
-    gamma: float = 0.9
-    trace: float = 0.5
-    practice_batch: int = 4096  # samples of an optimiser step: all; small ones learn a batch's noise by heart
-    passes: int = 2
-    practice_rate: float = 1e-3
     scenes: int = 120
+    practice_episodes: int = 3600
+    per_update: int = 192
+    improve: ImproveConfig = field(
+        default_factory=lambda: ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4)
+    )
 
 
 QUICK = replace(Setup(), grounding_pictures=12000, grounding_steps=600, steps=800, judge_steps=1200, practice_episodes=1200)
@@ -143,10 +143,7 @@ def practise(shared: Path, setup: Setup, seed: int) -> dict[str, Any]:
     practice = SimulatedPractice(
         adapter.add(policy), judge, Calibration.load(_judge(shared, seed)), prompt, tabletop.envs(24),
         PracticeConfig(setup.per_update, TASKS, seed=PRACTICE + 100_000 * seed),
-        ImproveConfig(
-            gamma=setup.gamma, trace=setup.trace, learning_rate=setup.practice_rate, batch=setup.practice_batch,
-            passes=setup.passes, seed=seed,
-        ),
+        replace(setup.improve, seed=seed),
     )  # fmt: skip
     curve, kept = list[dict[str, float]](), Kept()
     while practice.episodes < setup.practice_episodes:
@@ -193,8 +190,8 @@ def evaluated(policy: Model, prompt: Prompt, setup: Setup) -> dict[str, Any]:
 
 def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, command: str) -> None:
     """What is not on disk yet, as soon as what it needs is there."""
-    code, commit = tabletop.code(LEARNING), tabletop.commit()
-    shared = out / f"shared-{code}"
+    commit = tabletop.commit()
+    shared = out / f"shared-{code('sft')}"
     shared.mkdir(parents=True, exist_ok=True)
     # sft makes the seed's stage 0, too
     needs = {"sft": "", "judge": "sft", "improve": "judge", "sft_8x": "sft"}
@@ -202,9 +199,9 @@ def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, c
         "sft": (train_policy, 1), "judge": (train_judge,), "improve": (practise,), "sft_8x": (train_policy, setup.times),
     }  # fmt: skip
     every = [(s, arm) for s in range(1, seeds + 1) for arm in work]
-    done = {part for part in every if read(out, setup, *part, code) is not None}
+    done = {part for part in every if read(out, setup, *part, code(part[1])) is not None}
     todo = [part for part in every if part not in done]
-    console.print(f"{len(done)} parts are there, {len(todo)} to do in {processes} processes; code {code}")
+    console.print(f"{len(done)} parts are there, {len(todo)} to do in {processes} processes; code {code('improve')}")
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         if todo:
             most = setup.times * setup.demonstrations
@@ -225,11 +222,17 @@ def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, c
             for job in wait(running, return_when=FIRST_COMPLETED).done:
                 seed, arm = part = running.pop(job)
                 found = job.result()
-                kept = {"setup": asdict(setup), "code": code, "commit": commit, "seed": seed, "arm": arm, **found}
+                kept = {"setup": asdict(setup), "code": code(arm), "commit": commit, "seed": seed, "arm": arm, **found}
                 _path(out, *part).write_text(json.dumps(kept), encoding="utf-8")
                 done.add(part)
                 console.print(f"seed {seed} {arm}: {_told(found)} in {found['seconds']:.0f} s")
                 write(out, setup, seeds, command)
+
+
+@functools.cache
+def code(arm: str) -> str:
+    """Hash of what an arm's figures depend on in the package; read before anything runs, because files may change meanwhile."""
+    return tabletop.code((*tabletop.LEARNING, *PRACTICE_CODE) if arm == "improve" else tabletop.LEARNING)
 
 
 def _told(found: dict[str, Any]) -> str:
@@ -249,7 +252,8 @@ def read(out: Path, setup: Setup, seed: int, arm: str, code: str | None = None) 
     if not path.exists():
         return None
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    same = kept["setup"] == json.loads(json.dumps(asdict(setup)))
+    wanted = {k: v for k, v in json.loads(json.dumps(asdict(setup))).items() if arm == "improve" or k not in PRACTICE_SETUP}
+    same = all(kept["setup"].get(k) == v for k, v in wanted.items())
     return kept if same and code in (None, kept["code"]) else None
 
 

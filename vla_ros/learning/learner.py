@@ -22,7 +22,8 @@ import yaml
 
 from vla_ros.episodes import EpisodeData, load_episode
 from vla_ros.errors import VlaRosError
-from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, PracticeEpisode, SelfImprovement, stack
+from vla_ros.learning.critic import METHODS, method
+from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, PracticeEpisode, stack
 from vla_ros.learning.stopping import StopConfig
 from vla_ros.paths import resolve
 from vla_ros.policy import adapter
@@ -44,6 +45,8 @@ def load_config(path: str) -> tuple[ImproveConfig, StopConfig]:
     improve = _checked(ImproveConfig, found, str(file))
     if improve.baseline not in BASELINES:
         raise VlaRosError(f"{file}: baseline is {improve.baseline!r}, expected one of {', '.join(BASELINES)}")
+    if improve.method not in METHODS:
+        raise VlaRosError(f"{file}: method is {improve.method!r}, expected one of {', '.join(METHODS)}")
     return improve, _checked(StopConfig, section, f"{file}: {STOPPING}")
 
 
@@ -99,20 +102,21 @@ class Learner:
         self.store = WeightStore(store)
         torch.manual_seed(config.seed)
         self.model = adapter.add(model)
-        self.robot, self.config = robot, config
+        self.robot = robot
+        self.method = method(self.model, config)
         start = self.store.record(version) if version is not None else self.store.active() or self.store.latest()
         if start is None:
             start = self.store.write(adapter.state(self.model), parent=0, stage="sft", metrics={})
         self._go_on_from(start.number)
 
     def _go_on_from(self, number: int) -> None:
-        """Its weights, and an optimiser without a memory of others."""
+        """Its weights, and an optimiser without a memory of others'."""
         self.store.lineage(number)
         self.version = self.store.record(number)
         weights = self.store.load(number)
         adapter.check(self.model, weights, self.version.path)
         adapter.swap(self.model, weights)
-        self.method = SelfImprovement(self.model, self.config)
+        self.method.forget()
 
     def update(self, paths: list[str], version: int | None = None) -> dict[str, float]:
         """Read episodes, update, write the next version; returns its number and the figures.

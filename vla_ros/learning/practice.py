@@ -15,8 +15,9 @@ import numpy as np
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import rollout
+from vla_ros.learning.critic import method
 from vla_ros.learning.rollout import SimulatedEpisode
-from vla_ros.learning.self_improvement import ImproveConfig, SelfImprovement, stack
+from vla_ros.learning.self_improvement import ImproveConfig, stack
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.progress.calibration import Calibration
@@ -77,7 +78,7 @@ class SimulatedPractice:
     ) -> None:  # fmt: skip
         calibration.check_range(judge.config.steps_to_go_bins)
         self.policy, self.judge, self.calibration, self.prompt, self.envs = policy, judge.eval(), calibration, prompt, envs
-        self.config, self.method = config, SelfImprovement(policy, improve)
+        self.config, self.method = config, method(policy, improve)
         self.curriculum = Curriculum(config.tasks, config.floor, config.memory)
         self.episodes, self._seed = 0, config.seed
 
@@ -87,8 +88,8 @@ class SimulatedPractice:
         self._seed += episodes
 
     def forget(self) -> None:
-        """The policy's weights are others now: what the optimiser remembers is not about them."""
-        self.method = SelfImprovement(self.policy, self.method.config)
+        """The policy's weights are others now."""
+        self.method.forget()
 
     def iterate(self) -> tuple[dict[str, list[SimulatedEpisode]], dict[str, float]]:
         """One batch of episodes per task and one update on all; returns the episodes and the update's figures."""

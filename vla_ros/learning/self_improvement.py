@@ -38,6 +38,7 @@ BASELINES = ("none", "linear")
 class ImproveConfig:
     """The paper's values where it gives them (table in its appendix A and C)."""
 
+    method: str = "reinforce"  # reinforce | critic (critic.py)
     gamma: float = 0.9  # 1 only telescopes and does not work, 0 is one-step improvement
     scale: float = 0.05  # c, so that -c R_t stays within about -1..1
     updates: int = 16  # N per batch of episodes
@@ -50,6 +51,9 @@ class ImproveConfig:
     baseline: str = "linear"  # none | linear
     trace: float = 0.5  # lambda of the generalised advantage, with the linear baseline; 1: R_t less its baseline
     clip: float = 0.2  # PPO's bound on how far an update may move a sample's probability; 0: none
+    horizon: int = 5  # steps of the progress that the critic learns
+    strength: float = 3.0  # of the critic's say against the policy that practice began with
+    memory: int = 4000  # last episodes that the critic learns from
     seed: int = 0
 
 
@@ -125,8 +129,14 @@ class SelfImprovement:
             raise VlaRosError(f"self-improvement: head: found '{model.config.head}', expected bins: it learns from tokens")
         self.model, self.config = model.eval(), config
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self._random = torch.Generator().manual_seed(config.seed)
+        self.forget()
+
+    def forget(self) -> None:
+        """The model's weights are others now: what the optimiser remembers is not about them. From the same weights and episodes
+        the same update follows."""
+        c = self.config
+        self.optimizer = torch.optim.AdamW(self.trained, lr=c.learning_rate, weight_decay=c.weight_decay)
+        self._random = torch.Generator().manual_seed(c.seed)
 
     def update(self, episodes: Sequence[PracticeEpisode], inputs: Inputs) -> dict[str, float]:
         """One iteration of Algorithm 1 on whole episodes; `inputs` holds their T + 1 observations one after another."""
