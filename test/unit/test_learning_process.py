@@ -27,6 +27,8 @@ TEXTS = (checkpoints.TEXT, "reach the blue cylinder")
 
 def test_the_configuration_that_comes_along_is_valid() -> None:
     assert load_config(CONFIG) == (ImproveConfig(), StopConfig())
+    critic = ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4)
+    assert load_config("config/training/critic.yaml") == (critic, StopConfig()), "what benchmarks/headline.py practises with"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,7 @@ def test_the_configuration_that_comes_along_is_valid() -> None:
         ("gamma: high", "gamma is 'high', expected float"),
         ("updates: 1.5", "updates is 1.5, expected int"),
         ("baseline: 3", "baseline is 3, expected str"),
+        ("method: magic", "method is 'magic', expected one of reinforce, critic"),
         ("batch: true", "batch is True, expected int"),
         ("learning_rate: [1]", "learning_rate is \\[1\\]"),
         ("gamma: [", "not valid YAML"),

@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     improve.add_argument("--per-update", type=int, default=48, metavar="N", help="whole episodes of one update (48)")
     improve.add_argument("--tasks", nargs="+", default=["reach", "push"], help="what is practised (reach push)")
     improve.add_argument("--split", choices=("train", "held_out"), default="train", help="of objects and places (train)")
-    improve.add_argument("--config", default="config/training/self_improvement.yaml", help="method and stopping rules")
+    told = "method and stopping rules; config/training/critic.yaml learns from all of practice, for harder tasks"
+    improve.add_argument("--config", default="config/training/self_improvement.yaml", help=told)
     audit = "of the verdicts, compared with the simulator's truth: for the rule `hacking` only (0.1)"
     improve.add_argument("--audit", type=float, default=0.1, metavar="SHARE", help=audit)
     improve.add_argument("--seed", type=int, default=300_000, help="of the first scene (300000)")
