@@ -76,6 +76,16 @@ def test_memory_drops_the_oldest_and_never_holds_unusable_steps() -> None:
     assert learner.update(*play(model, 2))["samples"] == 4 * STEPS
 
 
+def test_going_back_to_other_weights_keeps_the_memory() -> None:
+    model = toy()
+    learner = method(model, CONFIG)
+    learner.update(*play(model, 0))
+    before = learner.optimizer
+    learner.forget()
+    assert learner.optimizer is not before
+    assert learner.update(*play(model, 1))["samples"] == 4 * STEPS
+
+
 def test_only_lora_and_the_action_head_change() -> None:
     model = toy()
     before = {name: t.detach().clone() for name, t in model.state_dict().items()}
