@@ -82,8 +82,8 @@ INTRODUCTION = """# The headline: stage 1, eight times the demonstrations, self-
 {docstring}
 Stage 1: {demonstrations} demonstrations from where up to {astray} stray steps ended, {steps} steps (8 x: twice as many).
 Judge: {judge_reach} reaches and {judge_push} pushes of the same kind at one pace, without their actions; {judge_steps} steps.
-Both from one stage 0 ({grounding_steps} steps on {grounding_pictures} pictures). Practice: {practice_episodes} episodes at
-most, an update every {per_update}; the version is kept whose judged success, both tasks alike, is best over five successive
+Both from one stage 0 ({grounding_steps} steps on {grounding_pictures} pictures). Practice (`method:
+{improve[method]}`): {practice_episodes} episodes at most, an update every {per_update}; the version is kept whose judged success, both tasks alike, is best over five successive
 updates. Success: the simulator's truth at two successive observations within the cycle time (reaching 1.0 s, pushing 3.6 s),
 on {scenes} scenes (seeds {first}..{last}), the same for all arms. Intervals: 95 %, bootstrap over seeds and scenes.
 
@@ -117,8 +117,6 @@ def markdown(result: dict[str, Any]) -> str:
             )
     lines += ["", "Differences in points, paired by seed and scene:", ""]
     for d in result["differences"]:
-        if d["mode"] == "sampled" and d["task"] != "all":
-            continue  # they are in the .json
         low, high = (100 * v for v in d["interval"])
         what = f"{ARMS[d['after']]} against {ARMS[d['before']]}, {d['mode']}, {d['task']}"
         word = "" if low > 0 or high < 0 else "; not separable from none"
