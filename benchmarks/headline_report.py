@@ -82,9 +82,10 @@ INTRODUCTION = """# The headline: stage 1, eight times the demonstrations, self-
 {docstring}
 Stage 1: {demonstrations} demonstrations from where up to {astray} stray steps ended, {steps} steps (8 x: twice as many).
 Judge: {judge_reach} reaches and {judge_push} pushes of the same kind at one pace, without their actions; {judge_steps} steps.
-Both from one stage 0 ({grounding_steps} steps on {grounding_pictures} pictures). Practice (`method:
-{improve[method]}`): {practice_episodes} episodes at most, an update every {per_update}; the version is kept whose judged success, both tasks alike, is best over five successive
-updates. Success: the simulator's truth at two successive observations within the cycle time (reaching 1.0 s, pushing 3.6 s),
+Both from one stage 0 ({grounding_steps} steps on {grounding_pictures} pictures).
+Practice (`method: {improve[method]}`): {practice_episodes} episodes at most, an update every {per_update}; the version is
+kept whose judged success, both tasks alike, is best over five successive updates.
+Success: the simulator's truth at two successive observations within the cycle time (reaching 1.0 s, pushing 3.6 s),
 on {scenes} scenes (seeds {first}..{last}), the same for all arms. Intervals: 95 %, bootstrap over seeds and scenes.
 
 | arm | actions | seeds | success | by seed | reach | push | demonstrations | practice episodes (kept after) | minutes |
