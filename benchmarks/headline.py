@@ -4,7 +4,8 @@ demonstrations, and stage 1 with self-improvement, which needs no further demons
     sft         behaviour cloning and steps-to-go on `demonstrations` episodes, after stage 0 (pretraining)
                 they begin where somebody went astray, anywhere, as in LanguageTable, where no arm goes home in between
     sft_8x      the same on eight times as many, with twice the optimiser steps
-    improve     sft, then practice in simulation: progress and ends by a frozen judge, learned by a critic from all of practice
+    improve     sft, then practice in simulation: rewards and ends by a frozen judge, updates by REINFORCE, or (--method critic)
+                from a critic that learns from all of practice
     judge       steps-to-go alone, on demonstrations of the same kind, but at one steady pace: with the policy's, no more than
                 sft_8x has
 
@@ -12,7 +13,8 @@ All arms of a seed have the same stage 0 and network, and are evaluated on the s
 or chosen on: half reaching, half pushing, once with greedy and once with sampled actions, success by the simulator's truth.
 Practice sees no truth: the judge rewards, ends episodes, feeds the curriculum and chooses the version that is kept.
 
-    python benchmarks/headline.py [--quick] [--seeds 5] [--processes 2] [--out runs/headline] [--docs docs] [--report]
+    python benchmarks/headline.py [--quick] [--method critic] [--seeds 5] [--processes 2] [--out runs/headline]
+                                   [--docs docs] [--report]
 
 What is finished is kept as JSON under --out, and a second call goes on from there. --report only writes the report of it.
 """
@@ -39,11 +41,12 @@ from typing import Any
 import numpy as np
 import tabletop
 import torch
-from headline_report import ARMS, NAME, draw, figures, markdown
+from headline_report import ARMS, draw, figures, markdown, name_of
 from rich.console import Console
 from tabletop import ROBOT, TASKS
 
 from vla_ros.learning import sft
+from vla_ros.learning.critic import METHODS
 from vla_ros.learning.data import together
 from vla_ros.learning.practice import PracticeConfig, SimulatedPractice, rates
 from vla_ros.learning.self_improvement import ImproveConfig
@@ -80,13 +83,15 @@ class Setup:
     judge_frozen: float = 0.8  # of the judge's
     learning_rate: float = 1e-3
     scenes: int = 120
-    practice_episodes: int = 3600
-    per_update: int = 192
-    improve: ImproveConfig = field(
-        default_factory=lambda: ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4)
-    )
+    practice_episodes: int = 2400
+    per_update: int = 96
+    # an optimiser step takes all samples: small ones learn a batch's noise by heart
+    improve: ImproveConfig = field(default_factory=lambda: ImproveConfig(batch=4096, passes=2, learning_rate=1e-3))
 
 
+CRITIC = {
+    "per_update": 192, "improve": ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4),
+}  # fmt: skip
 QUICK = replace(Setup(), grounding_pictures=12000, grounding_steps=600, steps=800, judge_steps=1200, practice_episodes=1200)
 
 
@@ -223,7 +228,7 @@ def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, c
                 seed, arm = part = running.pop(job)
                 found = job.result()
                 kept = {"setup": asdict(setup), "code": code(arm), "commit": commit, "seed": seed, "arm": arm, **found}
-                _path(out, *part).write_text(json.dumps(kept), encoding="utf-8")
+                _path(out, setup, *part).write_text(json.dumps(kept), encoding="utf-8")
                 done.add(part)
                 console.print(f"seed {seed} {arm}: {_told(found)} in {found['seconds']:.0f} s")
                 write(out, setup, seeds, command)
@@ -242,13 +247,14 @@ def _told(found: dict[str, Any]) -> str:
     return ", ".join(f"{mode} {task} {tabletop.successes(found[mode], task).mean():.2f}" for mode, task in parts)
 
 
-def _path(out: Path, seed: int, arm: str) -> Path:
-    return out / f"seed{seed}-{arm}.json"
+def _path(out: Path, setup: Setup, seed: int, arm: str) -> Path:
+    other = arm == "improve" and setup.improve.method != "reinforce"
+    return out / f"seed{seed}-{arm}{'-' + setup.improve.method if other else ''}.json"
 
 
 def read(out: Path, setup: Setup, seed: int, arm: str, code: str | None = None) -> dict[str, Any] | None:
     """A finished part of this setup (and code)."""
-    path = _path(out, seed, arm)
+    path = _path(out, setup, seed, arm)
     if not path.exists():
         return None
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -267,9 +273,10 @@ def write(out: Path, setup: Setup, seeds: int, command: str) -> dict[str, Any] |
         "commits": sorted({p["commit"] for p in parts.values()}), "code": sorted({p["code"] for p in parts.values()}),
         **figures(parts, setup.demonstrations),
     }  # fmt: skip
-    (out / f"{NAME}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (out / f"{NAME}.md").write_text(markdown(result), encoding="utf-8")
-    draw(result, parts, out / f"{NAME}.png")
+    name = name_of(setup.improve.method)
+    (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(markdown(result), encoding="utf-8")
+    draw(result, parts, out / f"{name}.png")
     return result
 
 
@@ -277,22 +284,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, help="default: 5, quick: 1")
     parser.add_argument("--out", type=Path, default=Path("runs/headline"), help="parts and report (default: runs/headline)")
-    parser.add_argument("--docs", type=Path, help=f"folder whose results/ gets {NAME}.json, .md and .png as well")
+    parser.add_argument("--docs", type=Path, help="folder whose results/ gets the report's .json, .md and .png as well")
+    parser.add_argument(
+        "--method", choices=METHODS, default="reinforce", help="of practice; `critic` is reported apart (default: reinforce)"
+    )
     parser.add_argument("--processes", type=int, default=2, help="one core each (default: 2)")
     parser.add_argument("--quick", action="store_true", help="less of everything, within half an hour on two cores")
     parser.add_argument("--report", action="store_true", help="only the report of what is finished")
     args = parser.parse_args()
     setup, seeds = (QUICK, args.seeds or 1) if args.quick else (Setup(), args.seeds or 5)
+    if args.method == "critic":
+        setup = replace(setup, **CRITIC)
     out: Path = args.out.resolve() / ("quick" if args.quick else "full")
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    command = "python benchmarks/headline.py" + (" --quick" if args.quick else "") + f" --seeds {seeds}"
+    command = "python benchmarks/headline.py" + (" --quick" if args.quick else "") + f" --method {args.method} --seeds {seeds}"
     if not args.report:
         run(out, setup, seeds, args.processes, console, command)
     if write(out, setup, seeds, command) is None:
         console.print(f"{out}: nothing is finished of this setup")
         return 1
-    tabletop.publish(out, NAME, args.docs, console)
+    tabletop.publish(out, name_of(args.method), args.docs, console)
     return 0
 
 

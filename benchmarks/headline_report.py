@@ -12,11 +12,15 @@ from tabletop import TASKS, interval, share, successes
 
 from vla_ros.sim.expert import STEADY
 
-NAME = "headline"
 ARMS = {"sft": "stage 1", "sft_8x": "stage 1, 8 x demonstrations", "improve": "stage 1 + self-improvement"}
 COLOURS = {"sft": "tab:gray", "sft_8x": "tab:orange", "improve": "tab:blue"}
 MODES = ("greedy", "sampled")
 Parts = Mapping[tuple[int, str], dict[str, Any]]
+
+
+def name_of(method: str) -> str:
+    """Of the report on practice by a method."""
+    return "headline" if method == "reinforce" else f"headline_{method}"
 
 
 def figures(parts: Parts, demonstrations: int) -> dict[str, Any]:
@@ -122,7 +126,16 @@ def markdown(result: dict[str, Any]) -> str:
         what = f"{ARMS[d['after']]} against {ARMS[d['before']]}, {d['mode']}, {d['task']}"
         word = "" if low > 0 or high < 0 else "; not separable from none"
         lines.append(f"- {what}: {100 * d['difference']:+.1f} [{low:+.1f}, {high:+.1f}], {d['seeds']} seeds{word}")
-    return "\n".join([*lines, "", exchange(result), "", f"![success by arm, practice]({NAME}.png)", ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            exchange(result),
+            "",
+            f"![success by arm, practice]({name_of(result['setup']['improve']['method'])}.png)",
+            "",
+        ]
+    )
 
 
 def exchange(result: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ def test_progress_by_hand() -> None:
     d = np.array([10, 8, 9, 2], np.float32)
     np.testing.assert_allclose(progress(d, 1, 5.0), [2, -1, 5])
     np.testing.assert_allclose(progress(d, 2, 100.0), [1, 6, 7])
+    np.testing.assert_allclose(progress(d, 2, 2.5), [1, 5, 5])
     np.testing.assert_allclose(progress(d, 9, 100.0), [8, 6, 7])
 
 

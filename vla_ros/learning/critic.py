@@ -35,10 +35,11 @@ PASSES, BATCH, RATE, DECAY = 8, 256, 1e-3, 0.05  # of the critic over memory
 
 
 def progress(steps_to_go: NDArray[np.float32], horizon: int, clip: float) -> Tensor:
-    """r_t of one episode, [T], from d [T + 1]; where it ends earlier, up to its end."""
+    """r_t of one episode, [T], from d [T + 1]; where it ends earlier, up to its end. Clipped to `clip` for each step of the
+    horizon: less would pay no speed above the demonstrations'."""
     last = len(steps_to_go) - 1
     later = np.minimum(np.arange(last) + horizon, last)
-    return torch.from_numpy(np.clip(steps_to_go[:-1] - steps_to_go[later], -clip, clip))
+    return torch.from_numpy(np.clip(steps_to_go[:-1] - steps_to_go[later], -horizon * clip, horizon * clip))
 
 
 class Critic(nn.Module):
