@@ -132,11 +132,12 @@ class PolicyNode(Node):
     def _answer(self, observation: Observation) -> None:
         if observation.stamp < convert.seconds(self.instruction.header.stamp):
             return  # of the scene before
-        age = self.get_clock().now().nanoseconds * 1e-9 - observation.stamp
+        now = self.get_clock().now().nanoseconds * 1e-9
+        age = now - observation.stamp
         if age > (limit := self.contract.observation.max_age):
             self.diagnostics.count("stale_observations")
             return
-        if age < -limit:
+        if now and age < -limit:  # 0: simulated time has not been heard yet, and in lock step waits for this answer
             found = f"observation: stamp is {-age:.3f} s ahead of this machine's clock, expected at most {limit:g} s"
             self._unusable(VlaRosError(f"{found}; set the clocks of the machines alike (chrony, PTP)"))
             return
