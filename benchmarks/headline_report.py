@@ -126,16 +126,8 @@ def markdown(result: dict[str, Any]) -> str:
         what = f"{ARMS[d['after']]} against {ARMS[d['before']]}, {d['mode']}, {d['task']}"
         word = "" if low > 0 or high < 0 else "; not separable from none"
         lines.append(f"- {what}: {100 * d['difference']:+.1f} [{low:+.1f}, {high:+.1f}], {d['seeds']} seeds{word}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            exchange(result),
-            "",
-            f"![success by arm, practice]({name_of(result['setup']['improve']['method'])}.png)",
-            "",
-        ]
-    )
+    name = name_of(result["setup"]["improve"]["method"])
+    return "\n".join([*lines, "", exchange(result), "", f"![success by arm, practice]({name}.png)", ""])
 
 
 def exchange(result: dict[str, Any]) -> str:

@@ -118,10 +118,10 @@ class Cell:
         if victim != "learner" or parent is None:
             return parent
         try:
-            found = " ".join(task.read_text() for task in Path(f"/proc/{parent}/task").glob("*/children"))
+            children = " ".join(task.read_text() for task in Path(f"/proc/{parent}/task").glob("*/children"))
         except OSError:
             return None  # it has ended meanwhile
-        return next((int(pid) for pid in found.split()), None)
+        return next((int(pid) for pid in children.split()), None)
 
     def kill(self, victim: str) -> bool:
         """False where it has just ended by itself."""
