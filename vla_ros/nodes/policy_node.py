@@ -132,12 +132,11 @@ class PolicyNode(Node):
     def _answer(self, observation: Observation) -> None:
         if observation.stamp < convert.seconds(self.instruction.header.stamp):
             return  # of the scene before
-        now = self.get_clock().now().nanoseconds * 1e-9
-        age = now - observation.stamp
+        age = self._now(observation) - observation.stamp
         if age > (limit := self.contract.observation.max_age):
             self.diagnostics.count("stale_observations")
             return
-        if now and age < -limit:  # 0: simulated time has not been heard yet, and in lock step waits for this answer
+        if age < -limit:
             found = f"observation: stamp is {-age:.3f} s ahead of this machine's clock, expected at most {limit:g} s"
             self._unusable(VlaRosError(f"{found}; set the clocks of the machines alike (chrony, PTP)"))
             return
@@ -148,6 +147,10 @@ class PolicyNode(Node):
                 self._act(observation)
         except VlaRosError as error:
             self._unusable(error)
+
+    def _now(self, observation: Observation) -> float:
+        """[s]; until simulated time is heard (0) it is the observation's: in lock step it waits for this node's answer."""
+        return self.get_clock().now().nanoseconds * 1e-9 or observation.stamp
 
     def _unusable(self, error: VlaRosError) -> None:
         self.diagnostics.error(str(error))
@@ -175,8 +178,7 @@ class PolicyNode(Node):
             ),
             [(self._decode + preprocess) * 1e3, decision.model * 1e3, post * 1e3],
         )  # fmt: skip
-        delay = self.get_clock().now().nanoseconds * 1e-9 - observation.stamp
-        self.running.sent(observation.stamp, decision.action, delay)
+        self.running.sent(observation.stamp, decision.action, self._now(observation) - observation.stamp)
         split = {"decode": self._decode, "preprocess": preprocess, "model": decision.model, "post": post, "latency": end - start}
         for name, seconds in split.items():
             self.diagnostics.sample(name, seconds)
@@ -191,7 +193,7 @@ class PolicyNode(Node):
             return
         q, period = positions_of(self.contract, observation.joints), 1 / self.contract.action.rate
         rows = homing_rows(q, self.kinematics.home(), self.contract.limits.velocity, period)
-        start = self.get_clock().now().nanoseconds * 1e-9  # the arm stands still: the motion need not begin at the observation
+        start = self._now(observation)  # the arm stands still: the motion need not begin at the observation
         self._homing_until = start + period * (len(rows) + 2)
         self._publish(ActionChunk(stamp=start + period, period=period, joint_names=self.contract.joints, rows=rows), [])
 
