@@ -26,7 +26,7 @@ from torch.nn.functional import softplus
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Inputs
-from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement
+from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, returns, steps_of
 from vla_ros.policy import adapter
 from vla_ros.policy.model import Trunk
 from vla_ros.policy.policy import Model
@@ -88,11 +88,14 @@ class Steps:
     prior: Tensor  # [n, D, bins] its log-probabilities
     actions: Tensor  # [n, D] drawn, network units
     progress: Tensor  # [n]
+    episodes: int
 
     @classmethod
     def join(cls, parts: Sequence[Steps]) -> Steps:
-        rest = (torch.cat([getattr(p, name) for p in parts]) for name in ("features", "prior", "actions", "progress"))
-        return cls(Trunk.join([p.trunk for p in parts]), *rest)
+        features, prior, actions, progress = (
+            torch.cat([getattr(p, name) for p in parts]) for name in ("features", "prior", "actions", "progress")
+        )
+        return cls(Trunk.join([p.trunk for p in parts]), features, prior, actions, progress, sum(p.episodes for p in parts))
 
 
 class CriticImprovement(SelfImprovement):
@@ -111,40 +114,35 @@ class CriticImprovement(SelfImprovement):
             raise VlaRosError(f"self-improvement with a critic: found chunks of {model.config.chunk} rows, expected 1")
         self._first = self._weights()
         self._memory: list[Steps] = []  # of one batch of episodes each
-        self._episodes: list[int] = []
         self._bins = torch.linspace(-1, 1, model.config.bins)
 
     def update(self, episodes: Sequence[PracticeEpisode], inputs: Inputs) -> dict[str, float]:
         """Adds whole episodes to memory, learns from all of it; `inputs` holds their T + 1 observations one after another."""
         c = self.config
-        trunk = self._encode(inputs)
-        trunk = trunk[torch.cat([torch.arange(len(e.images)) < len(e.tokens) for e in episodes])]
-        tokens = torch.from_numpy(np.concatenate([e.tokens for e in episodes])).long()
-        drawn = torch.from_numpy(np.concatenate([e.log_probability for e in episodes]))
-        usable = torch.from_numpy(np.concatenate([e.usable for e in episodes])).nonzero()[:, 0]
-        trunk, tokens, drawn = trunk[usable], tokens[usable], drawn[usable]
+        tokens, drawn, usable, acted = steps_of(episodes)
+        trunk, tokens, drawn = self._encode(inputs)[acted][usable], tokens[usable], drawn[usable]
         gained = torch.cat([progress(e.steps_to_go, c.horizon, c.reward_clip) for e in episodes])[usable]
         with torch.no_grad():
             first_ratio = (self._log_probabilities(trunk, tokens) - drawn).exp().mean()
         self._remember(trunk, tokens, gained, len(episodes))
-        steps = Steps.join(self._memory)
+        known = Steps.join(self._memory)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(c.seed)
-            critic = Critic(steps.features.shape[1], steps.actions.shape[1])
-        critic.fit(steps.features, steps.actions, steps.progress, self._random)
+            critic = Critic(known.features.shape[1], known.actions.shape[1])
+        critic.fit(known.features, known.actions, known.progress, self._random)
         with torch.no_grad():
-            base, slope, curvature = critic(steps.features)
-            worth = advantage(slope, curvature, steps.actions).sum(1)
-            left = (base + worth - steps.progress).var(correction=0) / (steps.progress.var(correction=0) + 1e-6)
+            base, slope, curvature = critic(known.features)
+            worth = advantage(slope, curvature, known.actions).sum(1)
+            left = (base + worth - known.progress).var(correction=0) / (known.progress.var(correction=0) + 1e-6)
             pull = c.strength / (worth.std(correction=0) + 1e-6)
-        figures = self._absorb(steps, slope * pull, curvature * pull)
+        figures = self._absorb(known, slope * pull, curvature * pull)
         with torch.no_grad():
             ratio = (self._log_probabilities(trunk, tokens) - drawn).exp().mean()
         return {
             **figures, "ratio": float(ratio), "first_ratio": float(first_ratio), "explained": 1 - float(left),
-            "mean_return": float(np.mean([e.steps_to_go[0] - e.steps_to_go[-1] for e in episodes])),
-            "mean_length": float(np.mean([len(e.tokens) for e in episodes])), "samples": len(steps.progress),
+            "mean_return": float(returns(episodes, c.reward_clip, c.gamma).mean()),
+            "mean_length": float(np.mean([len(e.tokens) for e in episodes])), "samples": len(known.progress),
         }  # fmt: skip
 
     def _remember(self, trunk: Trunk, tokens: Tensor, gained: Tensor, episodes: int) -> None:
@@ -154,10 +152,9 @@ class CriticImprovement(SelfImprovement):
             features = torch.cat([self.model.read(trunk[i])[0] for i in torch.arange(len(tokens)).split(256)])
             prior = self.model.action_logits(features).log_softmax(-1)[:, 0]
         adapter.swap(self.model, now)
-        self._memory.append(Steps(trunk, features, prior, self._bins[tokens[:, 0]], gained))
-        self._episodes.append(episodes)
-        while sum(self._episodes) > self.config.memory and len(self._episodes) > 1:
-            del self._memory[0], self._episodes[0]
+        self._memory.append(Steps(trunk, features, prior, self._bins[tokens[:, 0]], gained, episodes))
+        while sum(m.episodes for m in self._memory) > self.config.memory and len(self._memory) > 1:
+            del self._memory[0]
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in adapter.state(self.model).items()}

@@ -82,9 +82,22 @@ def stack(episodes: Sequence[PracticeEpisode], prompt: Prompt) -> Inputs:
     )
 
 
+def steps_of(episodes: Sequence[PracticeEpisode]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens [n, chunk, D], their log-probability [n] and whether they are usable [n], of all T steps of each episode one after
+    another; and which of the T + 1 observations had an action [m]: nothing was done at the end."""
+    parts = (np.concatenate([getattr(e, name) for e in episodes]) for name in ("tokens", "log_probability", "usable"))
+    tokens, drawn, usable = map(torch.from_numpy, parts)
+    return tokens.long(), drawn, usable, torch.cat([torch.arange(len(e.images)) < len(e.tokens) for e in episodes])
+
+
 def rewards(steps_to_go: NDArray[np.float32], clip: float) -> Tensor:
     """r_t of one episode, [T], from d [T + 1]."""
     return torch.from_numpy(np.clip(steps_to_go[:-1] - steps_to_go[1:], -clip, clip))
+
+
+def returns(episodes: Sequence[PracticeEpisode], clip: float, gamma: float) -> Tensor:
+    """R_t of all steps of each episode one after another, [n]."""
+    return torch.cat([discounted(rewards(e.steps_to_go, clip), gamma) for e in episodes])
 
 
 def discounted(values: Tensor, factor: float) -> Tensor:
@@ -141,18 +154,16 @@ class SelfImprovement:
     def update(self, episodes: Sequence[PracticeEpisode], inputs: Inputs) -> dict[str, float]:
         """One iteration of Algorithm 1 on whole episodes; `inputs` holds their T + 1 observations one after another."""
         c = self.config
-        reward = [rewards(e.steps_to_go, c.reward_clip) for e in episodes]
-        value = torch.cat([discounted(r, c.gamma) for r in reward])
-        tokens = torch.from_numpy(np.concatenate([e.tokens for e in episodes])).long()
-        drawn = torch.from_numpy(np.concatenate([e.log_probability for e in episodes]))
-        counts = torch.from_numpy(np.concatenate([e.usable for e in episodes]))
+        value = returns(episodes, c.reward_clip, c.gamma)
+        tokens, drawn, counts, acted = steps_of(episodes)
         trunk = self._encode(inputs)
         advantage = value
         if c.baseline == "linear":
             d = torch.from_numpy(np.concatenate([e.steps_to_go for e in episodes]))
             seen = torch.cat([trunk.points, d[:, None]], 1).split([len(e.images) for e in episodes])
+            reward = [rewards(e.steps_to_go, c.reward_clip) for e in episodes]
             advantage = advantages(reward, seen, counts, c.gamma, c.trace)
-        trunk = trunk[torch.cat([torch.arange(len(e.images)) < len(e.tokens) for e in episodes])]  # nothing was done at the end
+        trunk = trunk[acted]
         weight = c.scale * advantage
         usable = counts.nonzero()[:, 0]
         figures: dict[str, list[float]] = {"loss": [], "entropy": [], "ratio": [], "gradient": []}
