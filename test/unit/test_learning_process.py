@@ -118,6 +118,19 @@ def agreement(learner: Learner, path: str) -> float:
     return float(np.mean([p[i, d, bins[i, d] - 1 : bins[i, d] + 2].sum() for i in range(len(steps)) for d in range(2)]))
 
 
+@pytest.mark.parametrize("by_hand", [range(6), range(1, 6), range(2, 5)])
+@pytest.mark.parametrize("name", ["self_improvement", "critic"])
+def test_either_method_takes_what_people_leave_it(tiny: Tiny, tmp_path: Path, name: str, by_hand: range) -> None:
+    """Nothing, a step, or the two ends of an episode."""
+    learner = Learner(tiny.policy, tmp_path / "store", "panda", load_config(f"config/training/{name}.yaml")[0])
+    path = corrected(learner, tmp_path / "b.mcap", by_hand)
+    before = agreement(learner, path)
+    answer = learner.update([path], corrected=[path])
+    assert answer.get("samples", 0) == 6 - len(by_hand)
+    assert agreement(learner, path) > 2 * before, "though an untrained network hardly tells noise from noise, which it is to keep"
+    assert all(torch.isfinite(t).all() for t in learner.store.load(2).values())
+
+
 def test_people_teach_and_are_no_evidence(learner: Learner, tmp_path: Path) -> None:
     """Of two practised episodes a person acted in half of one; the version says what it was trained with."""
     policy = VlaPolicy(learner.model, learner.prompt)

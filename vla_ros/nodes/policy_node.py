@@ -158,14 +158,14 @@ class PolicyNode(Node):
 
     def _act(self, observation: Observation) -> None:
         start = time.perf_counter()
+        q = positions_of(self.contract, observation.joints)
+        person = self.teleop.action(q)  # before inference, during which nobody is heard
         images, state = self._seen(observation)
         temperature = self.instruction.temperature or self.temperature.value
         decision = self.policy.infer(
             images, self.instruction.text, state, self.instruction.greedy, temperature, self.running.rows(observation.stamp)
         )
         drawn = time.perf_counter()
-        q = positions_of(self.contract, observation.joints)
-        person = self.teleop.action(q)
         action = decision.action if person is None else person
         rows = self.space.rows(action, q)
         end = time.perf_counter()
