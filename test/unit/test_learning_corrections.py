@@ -23,7 +23,7 @@ from vla_ros.policy.model import VlaModel
 STEPS, PERIOD = 12, 0.1
 HABIT, RIGHT = -0.5, 0.5  # what the policy does everywhere, and what is right in the green scenes
 RED, GREEN = (200, 30, 30), (30, 200, 30)
-CONFIG = CorrectionConfig()
+CONFIG = CorrectionConfig(passes=600)  # a toy of twenty steps is to be learned by heart
 
 
 def pictures(colour: tuple[int, int, int], count: int, seed: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def most_probable(p: Tensor) -> float:
 def model() -> VlaModel:
     """Does out of habit the same in both scenes."""
     model = adapter.add(checkpoints.model(bins=21, action_dim=1))
-    teacher = Corrections(model, checkpoints.prompt(), replace(CONFIG, steps=150, learning_rate=3e-3))
+    teacher = Corrections(model, checkpoints.prompt(), replace(CONFIG, passes=400, learning_rate=3e-3))
     for k, colour in enumerate((RED, GREEN)):
         everything = episode(colour, tuple(range(STEPS)), seed=10 + k)
         teacher.add(replace(everything, executed=np.full_like(everything.executed, HABIT)))
@@ -194,8 +194,8 @@ def test_words_of_another_policy_are_named_with_the_file(model: VlaModel) -> Non
     ("text", "part"),
     [
         ("corrections: 3", "corrections is 3, expected a mapping"),
-        ("corrections: {step: 3}", "corrections: unknown key 'step'"),
-        ("corrections: {steps: -1}", "corrections: steps is -1, expected at least 0"),
+        ("corrections: {pass: 3}", "corrections: unknown key 'pass'"),
+        ("corrections: {passes: -1}", "corrections: passes is -1, expected at least 0"),
         ("corrections: {keep: -0.5}", "corrections: keep is -0.5"),
         ("corrections: {learning_rate: 0.0}", "corrections: learning_rate is 0.0, expected a number above 0"),
     ],

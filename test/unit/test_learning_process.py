@@ -26,6 +26,7 @@ from vla_ros.policy.policy import VlaPolicy
 from vla_ros.policy.store import WeightStore
 
 CONFIG = "config/training/self_improvement.yaml"
+BY_HEART = CorrectionConfig(passes=1500)  # of a few random pictures
 TEXTS = (checkpoints.TEXT, "reach the blue cylinder")
 
 
@@ -65,7 +66,7 @@ def test_a_wrong_configuration_names_file_and_key(tmp_path: Path, text: str, par
 
 @pytest.fixture
 def learner(tiny: Tiny, tmp_path: Path) -> Learner:
-    return Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG)[0])
+    return Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG)[0], corrections=BY_HEART)
 
 
 def episodes(learner: Learner, folder: Path, version: int = 1) -> list[str]:
@@ -122,7 +123,7 @@ def agreement(learner: Learner, path: str) -> float:
 @pytest.mark.parametrize("name", ["self_improvement", "critic"])
 def test_either_method_takes_what_people_leave_it(tiny: Tiny, tmp_path: Path, name: str, by_hand: range) -> None:
     """Nothing, a step, or the two ends of an episode."""
-    learner = Learner(tiny.policy, tmp_path / "store", "panda", load_config(f"config/training/{name}.yaml")[0])
+    learner = Learner(tiny.policy, tmp_path / "store", "panda", load_config(f"config/training/{name}.yaml")[0], None, BY_HEART)
     path = corrected(learner, tmp_path / "b.mcap", by_hand)
     before = agreement(learner, path)
     answer = learner.update([path], corrected=[path])
@@ -156,9 +157,9 @@ def test_a_persons_work_outlives_the_episode_the_batch_and_the_process(learner: 
     assert learner.update(paths)["corrected_steps"] == 5, "it is not given again"
     assert agreement(learner, broken) > 0.6
     config = load_config(CONFIG)[0]
-    again = Learner(tiny.policy, tmp_path / "store", "panda", config, version=2)
+    again = Learner(tiny.policy, tmp_path / "store", "panda", config, 2, BY_HEART)
     assert again.update(paths, corrected=[broken])["corrected_steps"] == 5
-    ignorant = Learner(tiny.policy, tmp_path / "store", "panda", config, 1, CorrectionConfig(steps=0))
+    ignorant = Learner(tiny.policy, tmp_path / "store", "panda", config, 1, CorrectionConfig(passes=0, again=0))
     answer = ignorant.update(episodes(ignorant, tmp_path / "last"), corrected=[broken])
     assert answer["corrected_steps"] == 0
     assert agreement(ignorant, broken) < 0.25

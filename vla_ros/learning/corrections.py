@@ -8,6 +8,9 @@ over: a few corrected frames must not change what it does elsewhere. Half of eac
 there are, as in intervention weighted regression (arXiv 2012.06733); its other half clones the policy's actions, ours keeps their
 whole distribution, which is the same on average and less noisy. What came shortly before a person took over is in neither half,
 as in arXiv 2211.08416: it was what he saw going wrong.
+
+A few corrections are learned by heart within some ten passes, and what they say of other states then gets worse (docs/methods.md
+has the curve). So what is new is gone through `passes` times, and what was learned before `again` times, lest practice forgets.
 """
 
 from __future__ import annotations
@@ -39,8 +42,9 @@ DOUBT = 1.0  # s; a person sees that it goes wrong before he takes over
 class CorrectionConfig:
     """Section `corrections` of config/training/*.yaml."""
 
-    steps: int = 100  # optimiser steps after an update of practice; 0: people are recorded, but nothing is learned from them
-    batch: int = 64  # corrected steps in each, and as many of the policy's
+    passes: int = 6  # over new corrections, after an update of practice; 0, and `again` too: recorded, but not learned from
+    again: int = 1  # passes over earlier ones
+    batch: int = 64  # corrected steps in an optimiser step, and as many of the policy's
     keep: float = 1.0  # weight of what the policy did where nobody took over
     learning_rate: float = 5e-4
     grad_clip: float = 1.0  # gradient norm
@@ -49,7 +53,7 @@ class CorrectionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("batch", 1), ("memory", 1)):
+        for name, least in (("passes", 0), ("again", 0), ("batch", 1), ("memory", 1)):
             if (found := getattr(self, name)) < least:
                 raise VlaRosError(f"{name} is {found}, expected at least {least}")
         for name in ("keep", "label_sigma"):
@@ -103,6 +107,7 @@ class Corrections:
     def __init__(self, model: Model, prompt: Prompt, config: CorrectionConfig) -> None:
         self.model, self.prompt, self.config = model, prompt, config
         self._memory: deque[Steps] = deque()  # of one episode each
+        self._new = 0  # of these episodes the last ones, which the present weights have not learned from
 
     def __len__(self) -> int:
         """Steps in memory."""
@@ -127,36 +132,42 @@ class Corrections:
         trunk = encode_all(self.model, inputs)
         counted = torch.from_numpy(rows[by_hand])
         known = torch.where(counted[..., None], torch.from_numpy(data.executed[by_hand]), 0.0)  # a NaN would reach all gradients
+        self._new += 1
         self._memory.append(Steps(trunk, self.model.units.to_network(known), counted))
         while len(self) > self.config.memory and len(self._memory) > 1:
             self._memory.popleft()
+        self._new = min(self._new, len(self._memory))
         return len(counted)
+
+    def forget(self) -> None:
+        """The model's weights are others now: all corrections are new to them."""
+        self._new = len(self._memory)
 
     def learn(self, practised: Sequence[EpisodeData]) -> dict[str, float]:
         """Supervised steps on all corrections; where the policy practised and nobody doubted it, it stays as it is.
 
         Returns:
-            `corrected_steps` that were learned from; with any, `correction_loss` of the last ten steps, and `kept`, the KL
-            divergence then [nat a row and dimension].
+            `corrected_steps` that were learned from; with any, `correction_loss` of the last ten optimiser steps, and `kept`,
+            the KL divergence then [nat a row and dimension].
         """
-        c = self.config
-        if not self._memory or not c.steps:
+        c, random = self.config, torch.Generator().manual_seed(self.config.seed)
+        order = self._order(random)
+        if not len(order):
             return {"corrected_steps": 0}
-        steps, random = Steps.join(self._memory), torch.Generator().manual_seed(c.seed)
+        steps, self._new = Steps.join(self._memory), 0
         keep = self._before(practised, random) if c.keep else None
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=c.learning_rate, weight_decay=0.0)
         taught, moved = deque[float](maxlen=10), deque[float](maxlen=10)
-        for _ in range(c.steps):
-            index = torch.randint(len(steps), (c.batch,), generator=random)
+        for index in order.split(c.batch):
             each = self.model.head.loss(self._logits(steps.trunk[index]), steps.actions[index], c.label_sigma)
             loss = each[steps.counted[index]].mean()
             taught.append(loss.item())
             if keep is not None:
                 trunk, before = keep
-                index = torch.randint(len(before), (c.batch,), generator=random)
-                now = self._logits(trunk[index]).log_softmax(-1)
-                divergence = kl_div(now, before[index], reduction="none", log_target=True).sum(-1).mean()
+                chosen = torch.randint(len(before), (c.batch,), generator=random)
+                now = self._logits(trunk[chosen]).log_softmax(-1)
+                divergence = kl_div(now, before[chosen], reduction="none", log_target=True).sum(-1).mean()
                 loss = loss + c.keep * divergence
                 moved.append(divergence.item())
             optimizer.zero_grad(set_to_none=True)
@@ -164,7 +175,15 @@ class Corrections:
             nn.utils.clip_grad_norm_(trained, c.grad_clip)
             optimizer.step()
         kept = {"kept": float(np.mean(moved))} if moved else {}
-        return {"corrected_steps": len(steps), "correction_loss": float(np.mean(taught)), **kept}
+        return {"corrected_steps": len(order.unique()), "correction_loss": float(np.mean(taught)), **kept}
+
+    def _order(self, random: torch.Generator) -> Tensor:
+        """Steps in memory as they are gone through, the new ones and the earlier ones mixed."""
+        lengths = torch.tensor([len(steps) for steps in self._memory], dtype=torch.long)
+        episode = torch.arange(len(lengths)).repeat_interleave(lengths)
+        passes = torch.where(episode < len(lengths) - self._new, self.config.again, self.config.passes)
+        every = torch.arange(len(episode)).repeat_interleave(passes)
+        return every[torch.randperm(len(every), generator=random)]
 
     @torch.no_grad()
     def _before(self, practised: Sequence[EpisodeData], random: torch.Generator) -> tuple[Trunk, Tensor] | None:

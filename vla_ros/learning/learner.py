@@ -140,6 +140,7 @@ class Learner:
         adapter.check(self.model, weights, self.version.path)
         adapter.swap(self.model, weights)
         self.method.forget()
+        self.corrections.forget()
 
     def update(self, paths: list[str], version: int | None = None, corrected: Sequence[str] = ()) -> dict[str, float]:
         """Read episodes, update, write the next version; returns its number and the figures.
