@@ -1,7 +1,7 @@
 """The learner as a child process: reads recorded episodes, updates, writes a version; JSON lines in and out.
 
     > {"episodes": ["/…/a.mcap", …], "version": 1, "corrected": ["/…/b.mcap", …]}
-                                   practised with version 1, from which learning goes on; recordings in which a person took over
+          practised with version 1, from which learning goes on; and recordings, new to this process, in which a person took over
     < {"version": 2, "loss": -0.1, …}      or      {"error": "…"}
 
 A process of its own, so that learning never holds the interpreter that serves the robot; it runs at low priority.
