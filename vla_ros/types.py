@@ -56,6 +56,7 @@ class ActionChunk:
     episode_id: str = ""
     tokens: NDArray[np.int16] = field(default_factory=lambda: np.zeros((0, 0), np.int16))  # [T, action_dim] raw action
     log_probability: float = 0.0
+    corrected: bool = False  # a person's rows; tokens and log_probability remain what the policy drew
 
 
 class SafetyMode(IntEnum):

@@ -14,9 +14,11 @@ import checkpoints
 import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from node_process import NodeProcess, spin_until
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from sensor_msgs.msg import JointState
 from vla_ros.msg import ActionChunk, Instruction, Observation, Progress
 
 from vla_ros import types
@@ -123,6 +125,42 @@ def test_every_observation_is_answered_by_a_hundred_joint_rows(cell: Cell, polic
         np.testing.assert_allclose(chunk.rows, expected.clip(CONTRACT.limits.lower, CONTRACT.limits.upper), atol=1e-5)
         answers.append(chunk.rows)
     assert min(np.abs(a - b).max() for a, b in pairwise(answers)) > 1e-4, "the pictures count"
+
+
+def test_leader_arms_take_over_where_the_arms_are(cell: Cell) -> None:
+    """Fifty times a second; from another pose they are refused, and the policy goes on."""
+    told: list[str] = []
+    listening = cell.create_subscription(
+        DiagnosticArray, "/diagnostics", lambda m: told.extend(s.message for s in m.status if s.name.endswith("policy")), 10
+    )
+    leader = cell.create_publisher(JointState, "/teleop/joint_states", qos.SENSOR)
+    pose = HOME + 0.1 * np.array([1, 1, -1, 1, 1, 1, 0] * 2)
+
+    def lead() -> None:
+        now = cell.get_clock().now().nanoseconds * 1e-9
+        state = types.JointState(now, CONTRACT.joints[::-1], pose[::-1], np.zeros(14))
+        leader.publish(convert.joint_state_message(state))
+
+    timer = cell.create_timer(0.02, lead)
+    cell.instructions.publish(Instruction(text=checkpoints.TEXT, greedy=True))
+    spin_until(cell.executor_, lambda: leader.get_subscription_count() > 0, "policy_node listens", 5.0)
+    cell.settle()
+    led, _ = cell.answer(0)
+    assert led.corrected
+    np.testing.assert_allclose(led.rows, np.tile(pose, (100, 1)), atol=1e-6)
+    pose = HOME + np.array([1.0, *[0.0] * 13])
+    cell.settle(0.1)
+    assert not cell.answer(0)[0].corrected
+    spin_until(cell.executor_, lambda: any("bring the leader to the arm's pose" in t for t in told), "/diagnostics", 5.0)
+    pose = HOME
+    cell.settle(0.1)
+    assert cell.answer(0)[0].corrected
+    cell.destroy_timer(timer)
+    cell.settle(0.4)
+    own, _ = cell.answer(0)
+    assert not own.corrected
+    assert np.ptp(own.rows, axis=0).max() > 0, "the network's, which do not stand still"
+    cell.destroy_subscription(listening)
 
 
 def test_what_it_cannot_use_is_not_answered(cell: Cell) -> None:

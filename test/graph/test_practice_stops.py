@@ -46,6 +46,7 @@ from vla_ros.msg import (
 from vla_ros.srv import ActivatePolicy, LabelEpisode, ResetCell
 
 from vla_ros import types
+from vla_ros.episodes.data import load_episode
 from vla_ros.episodes.reader import EpisodeReader
 from vla_ros.learning.health import NOTHING
 from vla_ros.nodes import convert, qos
@@ -61,7 +62,8 @@ FRAMES, PERIOD = 4, 0.1  # of an episode; s of its stamps
 PROBATION = 8  # episodes
 CONFIG = f"updates: 1\nstopping: {{window: 10, patience: 2, level: 0.01, returns: 2, probation: {PROBATION}}}\n"
 EVERY = 10  # episodes per update
-Outcome = Callable[[int, int], str]  # version, its number among those of that version -> success | failure | latched
+# version, its number among those of that version -> success | failure | latched, after "helped " if a person acts in it
+Outcome = Callable[[int, int], str]
 
 
 def always(rates: dict[int, int]) -> Outcome:
@@ -86,7 +88,7 @@ class FakeCell(Node):
         self.episodes: list[Episode] = []
         self.seen: dict[int, int] = {}  # episodes by version
         self._stamp, self._left = 100.0, 0
-        self._episode = ""
+        self._episode, self._helped = "", False
         self._random = np.random.default_rng(0)
         steady = RosClock(clock_type=ClockType.STEADY_TIME)
         p = self.create_publisher
@@ -139,7 +141,8 @@ class FakeCell(Node):
         self._episode, self._left = message.episode_id, FRAMES if message.text else 0
         if message.text:
             k = self.seen[self.version.number] = self.seen.get(self.version.number, -1) + 1
-            self._wanted = self.outcome(self.version.number, k)
+            helped, _, self._wanted = self.outcome(self.version.number, k).rpartition(" ")
+            self._helped = bool(helped)
             self._answer(False)
 
     def _tick(self) -> None:
@@ -174,6 +177,7 @@ class FakeCell(Node):
         chunk = types.ActionChunk(
             self._stamp + PERIOD, PERIOD, CONTRACT.joints, HOME[None], observation_stamp=self._stamp, tokens=tokens,
             policy_version=self.version.number, episode_id=self._episode, log_probability=-6.0,
+            corrected=self._helped and self._left < FRAMES,
         )  # fmt: skip
         self.chunks.publish(convert.chunk_message(chunk))
         d = float(self._random.uniform(0, 10))
@@ -415,3 +419,35 @@ def test_a_version_with_an_unknown_parent_is_not_practised(cell: FakeCell) -> No
     record.write_text(before)
     assert "has the unknown parent 999" in result.termination_reason
     assert cell.episodes == []
+
+
+def test_what_a_person_helped_in_is_no_evidence_and_is_not_lost(cell: FakeCell) -> None:
+    """In every second episode a person takes over after a step and fails, or latches the arm, so that it is in no batch."""
+    start, before = cell.marked(), len(cell.store.numbers())
+
+    def outcome(version: int, k: int) -> str:
+        return ("helped latched" if k == 3 else "helped failure") if k % 2 else "success"
+
+    result = cell.ended(cell.start(2 * EVERY + 1, outcome))
+    assert (result.termination_reason, result.rollbacks, result.updates) == ("finished", 0, 2)
+    helped = [e for e in cell.episodes if e.corrected_steps]
+    assert len(helped) == EVERY, "five with each of the two versions that were learned from"
+    assert [e.corrected_steps for e in helped if e.outcome == "failure"] == [FRAMES - 1] * (len(helped) - 2)
+    cell.until(lambda: cell.state.phase == "idle", "idle")
+    assert (cell.state.corrected_episodes, cell.state.success_rate, cell.state.best_rate) == (len(helped), 1.0, 1.0)
+    own = [e for e in cell.episodes if e.policy_version == result.policy_version and not e.corrected_steps]
+    assert cell.state.probation == PROBATION - len(own)
+
+    def taught(*versions: int) -> int:
+        """Steps of people, also in aborted episodes, but not while the arm was latched."""
+        recorded = [load_episode(e.file) for e in helped if e.policy_version in versions]
+        return sum(int((data.corrected & ~data.latched).sum()) for data in recorded)
+
+    aborted = [load_episode(e.file) for e in helped if e.outcome == "aborted"]
+    assert [bool((data.corrected & ~data.latched).any()) for data in aborted] == [True, True]
+    first, second = cell.store.numbers()[before:]
+    for number, versions in ((first, (start,)), (second, (start, first))):
+        metrics = cell.store.record(number).metrics
+        assert metrics["parent_success"] == 1.0
+        assert (metrics["episodes"], metrics["corrected_episodes"]) == (EVERY, EVERY // 2 - 1)
+        assert metrics["corrected_steps"] == taught(*versions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,15 @@ KINEMATICS = Kinematics(CONTRACT)
 
 
 def record(
-    path: Path, policy: VlaPolicy, version: int, text: str, steps: int = 6, seed: int = 0, contract: RobotContract = CONTRACT
-) -> Path:
+    path: Path, policy: VlaPolicy, version: int, text: str, steps: int = 6, seed: int = 0, contract: RobotContract = CONTRACT,
+    by_hand: Collection[int] = (), action: Sequence[float] = (), **metadata: str,
+) -> Path:  # fmt: skip
     """One episode of `steps` policy steps, drawn with `version`; the judge counts down from 2 * steps.
 
     The command is at a chunk's first row when that is due; joints and cameras come in another order than the contract's.
+
+    Args:
+        by_hand: steps in which a person acts: `action` in each, in the contract's units.
     """
     rng = np.random.default_rng(seed)
     kinematics = Kinematics(contract)
@@ -44,7 +49,8 @@ def record(
         state.header.stamp = convert.stamp(stamp)
         write("/safety/state", state, stamp)
 
-    with EpisodeWriter(path, {"episode_id": path.stem, "instruction": text, "robot": contract.robot}) as writer:
+    known = {"episode_id": path.stem, "instruction": text, "robot": contract.robot, **metadata}
+    with EpisodeWriter(path, known) as writer:
         for k in range(steps + 1):
             stamp = 100.0 + period * k
             q = home + rng.uniform(-0.02, 0.02, len(home))
@@ -55,9 +61,10 @@ def record(
             write("/observation", convert.observation_message(observation, {}), stamp)
             state = state_of(contract, kinematics, joints)
             decision = policy.infer(images_of(contract, observation), text, state, greedy=False)
+            rows = space.rows([action] if k in by_hand else decision.action, q)
             chunk = ActionChunk(
-                stamp + period, period, contract.joints, space.rows(decision.action, q), observation_stamp=stamp,
-                policy_version=version, episode_id=path.stem, tokens=decision.tokens, log_probability=decision.log_probability,
+                stamp + period, period, contract.joints, rows, observation_stamp=stamp, policy_version=version,
+                episode_id=path.stem, tokens=decision.tokens, log_probability=decision.log_probability, corrected=k in by_hand,
             )  # fmt: skip
             write("/policy/chunk", convert.chunk_message(chunk), stamp)
             d = 2.0 * (steps - k) + float(rng.uniform(0, 1))

@@ -115,7 +115,7 @@ def chunk(contract: RobotContract, stamp: float, k: int) -> Fields:
         "observation_stamp": time(stamp), "period": period, "joint_names": list(contract.joints),
         "semantics": "joint_position", "rows": 1, "data": command(contract, (k + 1) * period) + 0.5, "policy_version": 3,
         "episode_id": "e", "action_tokens": np.array([k, 20 - k], np.int16), "log_probability": -0.5,
-        "latency_ms": np.zeros(0, np.float32),
+        "latency_ms": np.zeros(0, np.float32), "corrected": False,
     }  # fmt: skip
 
 

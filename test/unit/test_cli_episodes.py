@@ -64,6 +64,8 @@ def test_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def spoil(topic: str, step: int, fields: Fields) -> Fields | None:
+        if topic == "/policy/chunk":
+            return {**fields, "corrected": step in (1, 2)}
         return None if (topic, step) == ("/observation", 3) else fields
 
     path = record(tmp_path / "e.mcap", CONTRACT, spoil=spoil)
@@ -74,6 +76,7 @@ def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing frames: 1 at 10 Hz (1 before 0.40 s)" in out
     assert "late frames:    0" in out
     assert "success (clean grasp, " in out
+    assert "a person acted: 2 of 6 steps, from 0.10 to 0.20 s" in out
     assert "steps to go: 10.0 at the beginning, 0.0 at the end, least 0.0" in out
     assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
     assert run("show", path, "--plot", tmp_path / "e.jpg") == 2

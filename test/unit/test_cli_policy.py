@@ -51,6 +51,13 @@ def test_list(store: WeightStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 is missing" in capsys.readouterr().out
 
 
+def test_episodes_that_a_person_helped_in_are_not_counted(store: WeightStore, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"parent_success": 0.2, "episodes": 8, "corrected_episodes": 3}
+    store.write({"head": torch.zeros(2)}, 4, "self_improvement", metrics)
+    assert run("list", "--store", store.folder) == 0
+    assert "20% of 5" in capsys.readouterr().out
+
+
 def test_show(store: WeightStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "--store", store.folder) == 0
     out = capsys.readouterr().out

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 from mcap.writer import Writer
-from recordings import Fields, header, image, picture, record
+from recordings import Fields, Spoil, command, header, image, picture, position, record
 
 from vla_ros.episodes import EpisodeReader, EpisodeWriter, label, load_episode, read_label
+from vla_ros.episodes.check import check_episode
 from vla_ros.episodes.definitions import recorded_types, schema_text, typestore
+from vla_ros.episodes.trajectory import load_trajectory
+from vla_ros.episodes.writer import METADATA
 from vla_ros.errors import VlaRosError
+from vla_ros.robots.actions import action_space
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
 from vla_ros.robots.observation import proprio_state
@@ -65,7 +69,8 @@ class Recorder:
             "/policy/chunk", "vla_ros/msg/ActionChunk", stamp, header=self.header(stamp + 0.1),
             observation_stamp=self.time(stamp), period=0.1, joint_names=list(CONTRACT.joints),
             semantics="joint_position", rows=1, data=HOME, policy_version=3, episode_id="e",
-            action_tokens=np.array([k, 20 - k], np.int16), log_probability=-0.5 * k, latency_ms=np.zeros(0, np.float32),
+            action_tokens=np.array([k, 20 - k], np.int16), log_probability=-0.5 * k,
+            latency_ms=np.zeros(0, np.float32), corrected=False,
         )  # fmt: skip
 
     def progress(self, stamp: float, k: int) -> None:
@@ -136,6 +141,54 @@ def test_an_observation_without_a_chunk_is_left_out(tmp_path: Path) -> None:
     assert data.images[:, 0, 0, 0].tolist() == [0, 1, 3, 4, 5]
     assert data.rewards.tolist() == [2.0, 4.0, 2.0, 2.0], "the step over the gap is two steps long"
     assert data.latched.tolist() == [False, True, False, False]
+
+
+def by_hand(*steps: int) -> Callable[[str, int, Fields], Fields]:
+    """A person acts in these steps."""
+    return lambda t, k, fields: {**fields, "corrected": k in steps} if t == "/policy/chunk" else fields
+
+
+def test_what_a_person_did_is_told_from_what_the_policy_did(tmp_path: Path) -> None:
+    path = record(tmp_path / "e.mcap", CONTRACT, spoil=by_hand(2, 3))
+    data, trajectory = load_episode(path), load_trajectory(path, CONTRACT)
+    assert data.corrected.tolist() == [False, False, True, True, False]
+    assert trajectory.corrected.tolist() == [False, False, True, True, False, False]
+    space = action_space(CONTRACT, KINEMATICS)
+    sent = [space.action(command(CONTRACT, 0.1 * (k + 1))[None], position(CONTRACT, k)) for k in range(STEPS)]
+    np.testing.assert_allclose(data.executed, sent, atol=1e-4)
+    np.testing.assert_allclose(data.executed, trajectory.actions[:STEPS], atol=1e-4)
+    assert abs(data.executed - data.actions).max() > 0.1, "what was asked for is another thing"
+
+
+def test_what_was_executed_is_not_known_in_a_gap_of_the_record(tmp_path: Path) -> None:
+    gap: Spoil = lambda t, k, fields: None if t == "/safety/state" and k in (1, 2) else fields  # noqa: E731
+    data = load_episode(record(tmp_path / "e.mcap", CONTRACT, spoil=gap))
+    assert np.isnan(data.executed).all((1, 2)).tolist() == [True, True, True, False, False]
+
+
+def test_an_episode_of_before_people_took_over_is_the_policys(tmp_path: Path) -> None:
+    """Rewritten with the message as it was then."""
+    name = "vla_ros/msg/ActionChunk"
+    text = schema_text(name).replace("bool corrected\n", "")
+    store, path = recorded_types(((name, text),)), record(tmp_path / "new.mcap", CONTRACT, spoil=by_hand(2))
+    with (tmp_path / "old.mcap").open("wb") as file:
+        writer, channels = Writer(file), dict[str, int]()
+        writer.start("ros2")
+        for m in (reader := EpisodeReader(path)):
+            old, cdr = m.type_name == name, m.cdr
+            if old:
+                fields = {f: getattr(m.message(), f) for f in store.types[name].__dataclass_fields__ if f != "__msgtype__"}
+                cdr = bytes(store.serialize_cdr(store.types[name](**fields), name))
+            if m.topic not in channels:
+                schema = writer.register_schema(m.type_name, "ros2msg", (text if old else schema_text(m.type_name)).encode())
+                channels[m.topic] = writer.register_channel(m.topic, "cdr", schema)
+            writer.add_message(channels[m.topic], log_time=m.stamp_ns, publish_time=m.stamp_ns, data=cdr)
+        writer.add_metadata(METADATA, reader.metadata)
+        writer.finish()
+    assert not hasattr(EpisodeReader(tmp_path / "old.mcap").of("/policy/chunk")[0], "corrected")
+    assert not load_episode(tmp_path / "old.mcap").corrected.any()
+    assert not load_trajectory(tmp_path / "old.mcap", CONTRACT).corrected.any()
+    assert check_episode(tmp_path / "old.mcap") == []
 
 
 def test_the_file_is_a_ros2_bag_for_others(recorded: Path) -> None:

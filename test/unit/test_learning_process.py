@@ -8,13 +8,17 @@ import signal
 from pathlib import Path
 
 import checkpoints
+import numpy as np
 import practice
 import pytest
 import torch
 from checkpoints import Tiny, tiny_checkpoints  # noqa: F401
 
+from vla_ros.episodes import load_episode
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.child import LearnerProcess
+from vla_ros.learning.corrections import CorrectionConfig
+from vla_ros.learning.data import Inputs
 from vla_ros.learning.learner import Learner, load_config
 from vla_ros.learning.self_improvement import ImproveConfig
 from vla_ros.learning.stopping import StopConfig
@@ -22,6 +26,7 @@ from vla_ros.policy.policy import VlaPolicy
 from vla_ros.policy.store import WeightStore
 
 CONFIG = "config/training/self_improvement.yaml"
+BY_HEART = CorrectionConfig(passes=1500)  # of a few random pictures
 TEXTS = (checkpoints.TEXT, "reach the blue cylinder")
 
 
@@ -61,7 +66,7 @@ def test_a_wrong_configuration_names_file_and_key(tmp_path: Path, text: str, par
 
 @pytest.fixture
 def learner(tiny: Tiny, tmp_path: Path) -> Learner:
-    return Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG)[0])
+    return Learner(tiny.policy, tmp_path / "store", "panda", load_config(CONFIG)[0], corrections=BY_HEART)
 
 
 def episodes(learner: Learner, folder: Path, version: int = 1) -> list[str]:
@@ -96,6 +101,80 @@ def test_episodes_of_another_version_are_not_learned_from(learner: Learner, tmp_
     assert learner.update(mixed)["used"] == 2
 
 
+def corrected(learner: Learner, path: Path, by_hand: range, version: int = 1, **metadata: str) -> str:
+    """An episode in which a person went to the right and left for these steps."""
+    policy = VlaPolicy(learner.model, learner.prompt)
+    return str(practice.record(path, policy, version, checkpoints.TEXT, by_hand=by_hand, action=(0.5, -0.5), **metadata))
+
+
+def agreement(learner: Learner, path: str) -> float:
+    """Mean probability of what the person did, within a bin of it, in the states where it was done."""
+    data = load_episode(path)
+    steps = data.corrected.nonzero()[0]
+    images, states = data.images[steps], data.states[steps]
+    inputs = Inputs.of(images, np.zeros(len(steps), np.int32), (data.instruction,), states, learner.prompt)
+    with torch.no_grad():
+        p = learner.model(*inputs[torch.arange(len(steps))])["action"][:, 0].softmax(-1)  # [n, 2, bins]
+    bins = np.rint((data.executed[steps, 0] + 1) * 10).astype(int)
+    return float(np.mean([p[i, d, bins[i, d] - 1 : bins[i, d] + 2].sum() for i in range(len(steps)) for d in range(2)]))
+
+
+@pytest.mark.parametrize("by_hand", [range(6), range(1, 6), range(2, 5)])
+@pytest.mark.parametrize("name", ["self_improvement", "critic"])
+def test_either_method_takes_what_people_leave_it(tiny: Tiny, tmp_path: Path, name: str, by_hand: range) -> None:
+    """Nothing, a step, or the two ends of an episode."""
+    learner = Learner(tiny.policy, tmp_path / "store", "panda", load_config(f"config/training/{name}.yaml")[0], None, BY_HEART)
+    path = corrected(learner, tmp_path / "b.mcap", by_hand)
+    before = agreement(learner, path)
+    answer = learner.update([path], corrected=[path])
+    assert answer.get("samples", 0) == 6 - len(by_hand)
+    assert agreement(learner, path) > 2 * before, "though an untrained network hardly tells noise from noise, which it is to keep"
+    assert all(torch.isfinite(t).all() for t in learner.store.load(2).values())
+
+
+def test_people_teach_and_are_no_evidence(learner: Learner, tmp_path: Path) -> None:
+    """Of two practised episodes a person acted in half of one; the version says what it was trained with."""
+    policy = VlaPolicy(learner.model, learner.prompt)
+    alone = str(practice.record(tmp_path / "a.mcap", policy, 1, TEXTS[1], outcome="failure"))
+    helped = corrected(learner, tmp_path / "b.mcap", range(2, 5), outcome="success")
+    before = agreement(learner, helped)
+    answer = learner.update([alone, helped], corrected=[helped])
+    assert (answer["version"], answer["used"], answer["samples"], answer["corrected_steps"]) == (2, 2, 12 - 3, 3)
+    assert answer["first_ratio"] == pytest.approx(1.0, abs=1e-4), "what remains is the policy's own"
+    metrics = WeightStore(tmp_path / "store").record(2).metrics
+    assert (metrics["episodes"], metrics["corrected_episodes"], metrics["corrected_steps"]) == (2, 1, 3)
+    assert metrics["parent_success"] == 0.0, "the success was not the policy's alone"
+    assert before < 0.25
+    assert agreement(learner, helped) > 0.6
+
+
+def test_a_persons_work_outlives_the_episode_the_batch_and_the_process(learner: Learner, tiny: Tiny, tmp_path: Path) -> None:
+    """Of an aborted episode, which is in no batch; learned again after each update, and by a learner that starts anew."""
+    broken = corrected(learner, tmp_path / "b.mcap", range(1, 6), outcome="aborted")
+    learner.update(episodes(learner, tmp_path), corrected=[broken])
+    assert agreement(learner, broken) > 0.6
+    paths = episodes(learner, tmp_path / "more", version=2)
+    assert learner.update(paths)["corrected_steps"] == 5, "it is not given again"
+    assert agreement(learner, broken) > 0.6
+    config = load_config(CONFIG)[0]
+    again = Learner(tiny.policy, tmp_path / "store", "panda", config, 2, BY_HEART)
+    assert again.update(paths, corrected=[broken])["corrected_steps"] == 5
+    ignorant = Learner(tiny.policy, tmp_path / "store", "panda", config, 1, CorrectionConfig(passes=0, again=0))
+    answer = ignorant.update(episodes(ignorant, tmp_path / "last"), corrected=[broken])
+    assert answer["corrected_steps"] == 0
+    assert agreement(ignorant, broken) < 0.25
+
+
+def test_a_batch_that_people_acted_in_alone(learner: Learner, tmp_path: Path) -> None:
+    path = corrected(learner, tmp_path / "b.mcap", range(7))
+    answer = learner.update([path], corrected=[path])
+    assert (answer["version"], answer["used"], answer["corrected_steps"]) == (2, 0, 6)
+    assert "loss" not in answer
+    metrics = WeightStore(tmp_path / "store").record(2).metrics
+    assert "parent_success" not in metrics
+    assert all(np.isfinite(v) for v in metrics.values())
+
+
 def test_it_goes_back_to_a_named_version(learner: Learner, tiny: Tiny, tmp_path: Path) -> None:
     store, config = WeightStore(tmp_path / "store"), load_config(CONFIG)[0]
     paths = episodes(learner, tmp_path)
@@ -126,10 +205,10 @@ def test_the_child_answers_reports_and_dies_loudly(learner: Learner, tiny: Tiny,
     try:
         assert child.answer(timeout=60.0) == {"version": 1}
         assert child.answer(timeout=0.05) is None
-        child.submit(episodes(learner, tmp_path))
+        child.submit(episodes(learner, tmp_path), corrected=[corrected(learner, tmp_path / "b.mcap", range(2))])
         answer = child.answer(timeout=30.0)
         assert answer is not None
-        assert answer["version"] == 2
+        assert (answer["version"], answer["corrected_steps"]) == (2, 2)
         assert answer["first_ratio"] == pytest.approx(1.0, abs=1e-4)
         child.submit([str(tmp_path / "none.mcap")])
         with pytest.raises(VlaRosError, match=r"learner: .*none\.mcap: cannot be read"):

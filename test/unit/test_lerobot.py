@@ -32,10 +32,11 @@ FAR = 40  # of 255; a wrong frame has bars elsewhere and is further off
 
 
 def export(folder: Path, contract: RobotContract, lengths: tuple[int, ...] = (STEPS, 8), video: bool = True) -> Path:
-    """A set of episodes of that many steps; the second one was labelled a failure."""
+    """A set of episodes of that many steps; in each, a person acted in step 2. The second one was labelled a failure."""
+    by_hand = lambda t, k, fields: {**fields, "corrected": k == 2} if t == "/policy/chunk" else fields  # noqa: E731
     with LeRobotWriter(folder / "set", contract, video) as writer:
         for k, steps in enumerate(lengths):
-            path = record(folder / f"e{k}.mcap", contract, steps, instruction=f"task {k}")
+            path = record(folder / f"e{k}.mcap", contract, steps, by_hand, instruction=f"task {k}")
             if k == 1:
                 label(folder, path.stem, "failure")
             writer.add(load_trajectory(path, contract))
@@ -67,6 +68,7 @@ def test_our_episodes_there_and_back(tmp_path: Path, video: bool, tolerance: flo
         assert np.array_equal(episode.states, np.float32([position(contract, k) for k in range(steps)]))
         assert episode.actions == pytest.approx(np.array([command(contract, (k + 1) * period) for k in range(steps)]), abs=1e-6)
         assert episode.timestamps == pytest.approx(np.arange(steps) * period, abs=1e-6)
+        assert np.flatnonzero(episode.others["corrected"]).tolist() == [2]
         assert episode.others["next.done"].tolist() == [False] * (steps - 1) + [True]
         same_frames(episode, contract.observation.size, tolerance)
     assert [bool(e.others["next.success"].any()) for e in episodes] == [True, False], "the operator's label counts"
@@ -401,6 +403,7 @@ def test_an_imported_episode_is_a_demonstration(tmp_path: Path, exported: tuple[
     rows = [[min(frame + row, 7) for row in range(100)] for frame in range(8)]
     assert np.array_equal(again.actions, second.actions[rows]), "the recorded rows to come, the last one repeated"
     assert np.array_equal(again.states, second.states)
+    assert np.flatnonzero(again.corrected).tolist() == [2]
     assert again.start == pytest.approx(START)
     assert again.instruction == "task 1"
     for before, after in zip(second.frames(), again.pictures("cam_high"), strict=True):

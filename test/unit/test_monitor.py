@@ -127,3 +127,18 @@ def test_answers_to_the_scene_before_do_not_start_the_episode() -> None:
     assert monitor.started is None
     assert feed(monitor, 100) == 5
     assert (monitor.started, monitor.success) == (10.0, False)
+
+
+def test_steps_of_a_person_are_counted() -> None:
+    """Those that were taken: not before the start, not after the end, each once, as it was answered last."""
+    monitor = EpisodeMonitor("e", time_limit=0.5)
+    monitor.observe(9.9)
+    monitor.chunk(9.9, version=3, corrected=True)  # never judged
+    assert monitor.corrected_steps == 0
+    for k in range(6):
+        stamp = 10.0 + 0.1 * k
+        monitor.observe(stamp)
+        monitor.chunk(stamp, version=3, corrected=k in (2, 4))
+        monitor.chunk(stamp, version=3, corrected=k in (2, 3, 5))
+        monitor.judge(stamp, 10.0, 0.0, success=False)
+    assert (monitor.reason, monitor.steps, monitor.corrected_steps) == (TIME_LIMIT, 5, 2)

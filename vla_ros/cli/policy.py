@@ -135,9 +135,9 @@ def _diff(store: WeightStore, a: int, b: int, every: bool) -> None:
 
 
 def _success(records: list[PolicyVersion]) -> dict[int, str]:
-    """By version, from the newest one that was learned from its episodes."""
-    known = [r for r in records if "parent_success" in r.metrics]
-    return {r.parent: f"{r.metrics['parent_success']:.0%} of {r.metrics['episodes']:.0f}" for r in known}
+    """By version, from the newest one that was learned from its episodes; those in which a person took over do not count."""
+    known = [(r.parent, r.metrics) for r in records if "parent_success" in r.metrics]
+    return {n: f"{m['parent_success']:.0%} of {m['episodes'] - m.get('corrected_episodes', 0):.0f}" for n, m in known}
 
 
 def _date(record: PolicyVersion) -> str:

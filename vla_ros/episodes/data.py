@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from vla_ros.episodes.labels import read_label
 from vla_ros.episodes.reader import EpisodeReader
-from vla_ros.episodes.tensors import CHUNK, OBSERVATION, PROGRESS, SAFETY, Seen, joint_rows, tokens_of
+from vla_ros.episodes.tensors import CHUNK, OBSERVATION, PROGRESS, SAFETY, Seen, commands, is_corrected, joint_rows, tokens_of
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.actions import action_space
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
 from vla_ros.robots.observation import seconds
-from vla_ros.types import SafetyMode
+from vla_ros.types import Array, SafetyMode
+
+ROUNDING = 1e-6  # s, of stamps
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class EpisodeData:
     images: NDArray[np.uint8]  # [T + 1, (cameras,) H, W, 3] as the policy gets them
     states: NDArray[np.float32]  # [T + 1, S] as the policy gets them
     actions: NDArray[np.float32]  # [T, rows, D] raw action in the contract's units, as the published rows say it
+    executed: NDArray[np.float32]  # [T, rows, D] that lead to the filter's commands, NaN where /safety/state does not tell them
+    due: NDArray[np.float64]  # [T, rows] s, when
+    corrected: NDArray[np.bool_]  # [T] a person took over: `actions` are the person's, tokens what the policy drew meanwhile
     tokens: NDArray[np.int16]  # [T, rows, D] raw action in bins; [T, rows, 0] of a policy without them
     log_probabilities: NDArray[np.float32]  # [T]
     policy_versions: NDArray[np.int64]  # [T]
@@ -87,7 +92,10 @@ def load_episode(path: str | Path, robot: str | RobotContract = "", strict: bool
     if len(shapes := {(row.shape, drawn.shape) for row, drawn in zip(rows, tokens, strict=True)}) != 1:
         raise VlaRosError(f"{path}: {CHUNK}: found shapes {sorted(shapes)} of data and action_tokens, expected one of each")
     space = action_space(contract, kinematics)
-    latched, limited = _safety(reader.of(SAFETY), kept)
+    states = reader.of(SAFETY)
+    latched, limited = _safety(states, kept)
+    due = np.array(starts)[:, None] + (1 + np.arange(rows[0].shape[0])) / contract.action.rate
+    executed = _at(due, *commands(states, contract, path), 1 / contract.observation.rate)
     return EpisodeData(
         path=path,
         instruction=reader.metadata.get("instruction") or str(estimates[last].instruction),
@@ -95,6 +103,9 @@ def load_episode(path: str | Path, robot: str | RobotContract = "", strict: bool
         images=seen.images,
         states=seen.states,
         actions=np.stack([space.action(row, q) for row, q in zip(rows, seen.positions, strict=False)]),
+        executed=np.stack([space.action(row, q) for row, q in zip(executed, seen.positions, strict=False)]),
+        due=due,
+        corrected=np.array([is_corrected(chunks[s]) for s in starts]),
         tokens=np.stack(tokens),
         log_probabilities=np.array([chunks[s].log_probability for s in starts], np.float32),
         policy_versions=np.array([chunks[s].policy_version for s in starts], np.int64),
@@ -133,6 +144,18 @@ def _rewards(estimates: Sequence[Any], gapless: bool, steps_to_go: NDArray[np.fl
     if gapless:
         return np.array([m.reward for m in estimates[1:]], np.float32)
     return np.asarray(steps_to_go[:-1] - steps_to_go[1:], np.float32)
+
+
+def _at(due: Array, times: Array, recorded: Array, longest: float) -> Array:
+    """[T, rows, n] of commands [N, n] recorded at `times` [N] s, when they were `due` [T, rows] s; NaN before the first, after
+    the last, and in gaps that are longer than `longest` s."""
+    if len(times) < 2:
+        return np.full((*due.shape, recorded.shape[1]), np.nan)
+    due = due - ROUNDING
+    out = np.stack([np.interp(due, times, column, left=np.nan, right=np.nan) for column in recorded.T], axis=-1)
+    after = np.searchsorted(times, due).clip(1, len(times) - 1)
+    out[times[after] - times[after - 1] > longest + ROUNDING] = np.nan
+    return out
 
 
 def _safety(states: Sequence[Any], stamps: Sequence[float]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

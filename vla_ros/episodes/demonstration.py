@@ -11,7 +11,7 @@ import numpy as np
 from vla_ros.episodes.check import DEMONSTRATION
 from vla_ros.episodes.definitions import typestore
 from vla_ros.episodes.lerobot import LeRobotEpisode
-from vla_ros.episodes.lerobot_meta import JOINTS, SUCCESS
+from vla_ros.episodes.lerobot_meta import CORRECTED, JOINTS, SUCCESS
 from vla_ros.episodes.tensors import CHUNK, OBSERVATION
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.errors import VlaRosError
@@ -37,6 +37,7 @@ def write_demonstration(folder: Path, episode: LeRobotEpisode, contract: RobotCo
     name = str(episode.ours.get("episode_id") or f"episode-{episode.index:06d}")
     start, period = float(episode.ours.get("start", FIRST_STAMP)), 1.0 / contract.observation.rate
     positions = episode.others.get(JOINTS, episode.states)
+    by_hand = episode.others.get(CORRECTED, np.zeros(len(episode), np.bool_))  # sets of others do not tell
     metadata = {key: str(value) for key, value in episode.ours.get("metadata", {}).items()}
     metadata |= {"episode_id": name, "robot": contract.robot, "instruction": episode.instruction, "kind": DEMONSTRATION}
     if SUCCESS in episode.others:
@@ -47,7 +48,8 @@ def write_demonstration(folder: Path, episode: LeRobotEpisode, contract: RobotCo
             for step, images in enumerate(episode.frames(contract.observation.size)):
                 stamp = start + step * period
                 _write(writer, OBSERVATION, "Observation", stamp, _observation(stamp, images, positions[step], contract))
-                _write(writer, CHUNK, "ActionChunk", stamp, _chunk(stamp, period, episode.actions[step], name, contract))
+                chunk = _chunk(stamp, period, episode.actions[step], name, contract, bool(by_hand[step]))
+                _write(writer, CHUNK, "ActionChunk", stamp, chunk)
     except VlaRosError:
         writer.part.unlink(missing_ok=True)  # it can be made again from the set
         raise
@@ -68,12 +70,14 @@ def _observation(stamp: float, images: dict[str, Image], position: np.ndarray, c
     }  # fmt: skip
 
 
-def _chunk(stamp: float, period: float, action: np.ndarray, name: str, contract: RobotContract) -> dict[str, Any]:
+def _chunk(
+    stamp: float, period: float, action: np.ndarray, name: str, contract: RobotContract, corrected: bool
+) -> dict[str, Any]:
     return {
         "header": _header(stamp + period, contract.robot), "observation_stamp": _time(stamp), "period": period,
         "joint_names": list(contract.joints), "semantics": JOINT_POSITION, "rows": 1, "data": action.astype(np.float64),
         "policy_version": 0, "episode_id": name, "action_tokens": np.zeros(0, np.int16), "log_probability": 0.0,
-        "latency_ms": np.zeros(0, np.float32),
+        "latency_ms": np.zeros(0, np.float32), "corrected": corrected,
     }  # fmt: skip
 
 

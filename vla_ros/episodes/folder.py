@@ -45,6 +45,16 @@ def find_episodes(folder: Path, with_parts: bool = False) -> list[Path]:
     return sorted(found, key=lambda path: (path.name, path))
 
 
+def corrected_episodes(folder: Path, robot: str) -> list[Path]:
+    """Recordings of a robot in which a person took over from the policy, by name; none where nothing was recorded yet.
+
+    Raises:
+        VlaRosError: a file cannot be opened.
+    """
+    infos = (read_info(path) for path in sorted(folder.rglob("*.mcap"), key=lambda path: (path.name, path)))
+    return [i.path for i in infos if i.metadata.get("robot") == robot and int(i.metadata.get("corrected_steps", "0"))]
+
+
 def read_info(path: Path) -> EpisodeInfo:
     """
     Raises:

@@ -36,6 +36,7 @@ VIDEO_PATH = f"videos/{{video_key}}/{FILE_PATTERN}.mp4"
 EPISODES_PATH = f"meta/episodes/{FILE_PATTERN}.parquet"
 INFO, STATS, TASKS, OURS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/vla_ros.jsonl"
 STATE, ACTION, JOINTS, DONE, SUCCESS = "observation.state", "action", "joint_position", "next.done", "next.success"
+CORRECTED = "corrected"  # a person took over from the policy
 INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException)
 

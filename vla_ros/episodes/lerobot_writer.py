@@ -34,8 +34,8 @@ class LeRobotWriter:
     """Writes `<folder>.part`; closing renames it, so that a set under its own name is always complete.
 
     Use as a context manager: leaving it with an exception removes what was written. Equal features for every episode:
-    observation.images.<camera>, observation.state, action, next.done, next.success, and joint_position where the state is
-    something else.
+    observation.images.<camera>, observation.state, action, corrected (a person took over), next.done, next.success, and
+    joint_position where the state is something else.
 
     Args:
         folder: must not exist.
@@ -147,6 +147,7 @@ class LeRobotWriter:
             layout.STATE: trajectory.states[:steps],
             layout.ACTION: trajectory.actions[:steps, 0],
             layout.JOINTS: trajectory.positions[:steps],
+            layout.CORRECTED: trajectory.corrected[:steps],
             layout.DONE: last,
             layout.SUCCESS: last & trajectory.success,
             "timestamp": (np.arange(steps) / self.fps).astype(np.float32),
@@ -236,7 +237,7 @@ def _features(contract: RobotContract, video: bool, fps: int) -> dict[str, dict[
     features |= {layout.STATE: vector(state_names(contract)), layout.ACTION: vector(action_names(contract))}
     if state_names(contract) != contract.joints:
         features[layout.JOINTS] = vector(contract.joints)
-    features |= {layout.DONE: scalar("bool"), layout.SUCCESS: scalar("bool")}
+    features |= {key: scalar("bool") for key in (layout.CORRECTED, layout.DONE, layout.SUCCESS)}
     return features | {key: scalar("float32" if key == "timestamp" else "int64") for key in layout.INDICES}
 
 

@@ -27,6 +27,7 @@ class EpisodeMonitor:
     return_sum: float = 0.0
     _chunk: float = -1.0  # newest observation stamps answered by policy and judge
     _judged: float = -1.0
+    _corrected: dict[float, bool] = field(default_factory=dict)  # observation stamp -> whether a person's action answered it
     # Stamp -> reward of what policy and judge have answered until the episode started.
     _before: tuple[dict[float, float], dict[float, float]] = field(default_factory=lambda: ({}, {}))
 
@@ -37,11 +38,12 @@ class EpisodeMonitor:
         if stamp - last > self.silence:
             self._end(SILENT)
 
-    def chunk(self, observation_stamp: float, version: int) -> None:
+    def chunk(self, observation_stamp: float, version: int, corrected: bool = False) -> None:
         if observation_stamp < (self.asked or 0.0):
             return  # an answer to the scene before
         self._chunk = max(self._chunk, observation_stamp)
         self.policy_version = version
+        self._corrected[observation_stamp] = corrected
         self._begin(0, observation_stamp)
 
     def judge(self, stamp: float, steps_to_go: float, reward: float, success: bool) -> None:
@@ -58,6 +60,13 @@ class EpisodeMonitor:
                 self._end(SUCCESS)
             elif stamp - self.started >= self.time_limit - 1e-6:
                 self._end(TIME_LIMIT)
+
+    @property
+    def corrected_steps(self) -> int:
+        """Of `steps`, those in which a person acted."""
+        if self.started is None:
+            return 0
+        return sum(by_hand and self.started <= stamp < self._judged for stamp, by_hand in self._corrected.items())
 
     def safety(self, latched: bool) -> None:
         if latched:

@@ -68,6 +68,28 @@ def joint_rows(message: Any, contract: RobotContract, path: Path) -> Array:
     return data.reshape(message.rows, -1)[:, [names.index(name) for name in contract.joints]]
 
 
+def is_corrected(message: Any) -> bool:
+    """Whether a person's action was sent; recordings of before a person could take over have no such field."""
+    return bool(getattr(message, "corrected", False))
+
+
+def commands(states: Sequence[Any], contract: RobotContract, path: Path) -> tuple[Array, Array]:
+    """What the safety filter sent: times [N] s and joint positions [N, n] rad, m in the contract's order.
+
+    Raises:
+        VlaRosError: a state of other joints.
+    """
+    rows = np.empty((len(states), len(contract.joints)))
+    for row, message in zip(rows, states, strict=True):
+        names = list(message.joint_names)
+        if sorted(names) != sorted(contract.joints) or len(message.command) != len(names):
+            found = f"{len(message.command)} commands for {', '.join(names) or 'no joints'}"
+            where = f"{path}: {SAFETY}: state at {seconds(message.header.stamp):.3f} s"
+            raise VlaRosError(f"{where}: found {found}, expected one for each of {', '.join(contract.joints)}")
+        row[:] = np.asarray(message.command, np.float64)[[names.index(name) for name in contract.joints]]
+    return np.array([seconds(message.header.stamp) for message in states]), rows
+
+
 def tokens_of(message: Any, path: Path) -> NDArray[np.int16]:
     """[rows, D]; joint_rows() has checked that there are rows."""
     tokens = np.asarray(message.action_tokens, np.int16)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from vla_ros.episodes.check import DEMONSTRATION, check, fail
 from vla_ros.episodes.labels import read_label
 from vla_ros.episodes.reader import EpisodeReader
-from vla_ros.episodes.tensors import CHUNK, OBSERVATION, SAFETY, Seen, joint_rows
+from vla_ros.episodes.tensors import CHUNK, OBSERVATION, SAFETY, Seen, is_corrected, joint_rows
+from vla_ros.episodes.tensors import commands as safe_commands
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.actions import action_space
 from vla_ros.robots.contract import RobotContract
@@ -36,6 +37,7 @@ class Trajectory:
     positions: NDArray[np.float32]  # [N, n] rad, m of the joints
     commands: Array  # [T, n] rad, m, each at the time of the next observation
     actions: NDArray[np.float32]  # [N, chunk, D] that lead to the commands after an observation; past the end the last one
+    corrected: NDArray[np.bool_]  # [N] a person acted after this observation, in the policy's place
     steps: int
     outcome: str  # the operator's label if there is one, else the judge's verdict; empty: neither was recorded
     metadata: dict[str, str]
@@ -75,6 +77,7 @@ def load_trajectory(path: str | Path, contract: RobotContract) -> Trajectory:
     stamps = np.array([seconds(message.header.stamp) for message in messages])
     seen = Seen.of(messages, contract, kinematics, reader.path)
     commands = (_demonstrated if demonstration else _executed)(reader, stamps, contract)
+    by_hand = {seconds(message.observation_stamp) for message in reader.of(CHUNK) if is_corrected(message)}
     space, steps, label = action_space(contract, kinematics), len(commands), read_label(reader.path)
     due = np.minimum(np.arange(len(stamps))[:, None] + np.arange(contract.action.chunk), steps - 1)
     return Trajectory(
@@ -82,6 +85,7 @@ def load_trajectory(path: str | Path, contract: RobotContract) -> Trajectory:
         images=seen.images, states=seen.states, positions=seen.positions.astype(np.float32),
         commands=commands,
         actions=np.stack([space.action(commands[rows], q) for rows, q in zip(due, seen.positions, strict=True)]),
+        corrected=np.array([stamp in by_hand for stamp in stamps.tolist()]),
         steps=steps, outcome=label.get("outcome") or reader.metadata.get("outcome", ""), metadata=reader.metadata, label=label,
     )  # fmt: skip
 
@@ -89,16 +93,13 @@ def load_trajectory(path: str | Path, contract: RobotContract) -> Trajectory:
 def _executed(reader: EpisodeReader, stamps: Array, contract: RobotContract) -> Array:
     """Commands [N - 1, n] rad, m at all stamps [N] but the first. They are recorded at least every period and change
     smoothly, so that the one at an observation's stamp is interpolated."""
-    messages = reader.of(SAFETY)
-    times = np.array([seconds(message.header.stamp) for message in messages])
+    times, recorded = safe_commands(reader.of(SAFETY), contract, reader.path)
     period = 1.0 / contract.observation.rate
     most = period + 1e-6  # stamps are rounded
     if times[0] > stamps[0] + most or times[-1] < stamps[-1] - most or np.diff(times).max(initial=0.0) > most:
         found = f"{len(times)} from {times[0]:.3f} to {times[-1]:.3f} s, at most {np.diff(times).max(initial=0.0):.3f} s apart"
         expected = f"from {stamps[0]:.3f} to {stamps[-1]:.3f} s, at most {period:g} s apart"
         raise VlaRosError(f"{reader.path}: {SAFETY}: found {found}, expected {expected}: executed actions are not known")
-    orders = [[list(message.joint_names).index(name) for name in contract.joints] for message in messages]
-    recorded = np.stack([np.asarray(m.command, np.float64)[order] for m, order in zip(messages, orders, strict=True)])
     return np.stack([np.interp(stamps[1:], times, column) for column in recorded.T], axis=1)
 
 

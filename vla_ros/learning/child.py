@@ -8,6 +8,7 @@ import os
 import selectors
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ class LearnerProcess:
         self._ready = selectors.DefaultSelector()
         self._ready.register(self._out, selectors.EVENT_READ)
 
-    def submit(self, paths: list[str], version: int | None = None) -> None:
-        """Learn from episodes that this version (None: the last one written) has practised, and go on from it."""
+    def submit(self, paths: list[str], version: int | None = None, corrected: Sequence[str] = ()) -> None:
+        """Learn from episodes that this version (None: the last one written) has practised, and from what people did in the
+        `corrected` ones, which it keeps; go on from that version."""
         try:
-            self._in.write(json.dumps({"episodes": paths, "version": version}) + "\n")
+            self._in.write(json.dumps({"episodes": paths, "version": version, "corrected": list(corrected)}) + "\n")
             self._in.flush()
         except BrokenPipeError as error:
             raise VlaRosError(f"the learner process has ended (exit status {self._process.poll()})") from error

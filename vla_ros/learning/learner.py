@@ -1,6 +1,7 @@
 """The learner as a child process: reads recorded episodes, updates, writes a version; JSON lines in and out.
 
-    > {"episodes": ["/…/a.mcap", …], "version": 1}      practised with version 1, from which learning goes on
+    > {"episodes": ["/…/a.mcap", …], "version": 1, "corrected": ["/…/b.mcap", …]}
+          practised with version 1, from which learning goes on; and recordings, new to this process, in which a person took over
     < {"version": 2, "loss": -0.1, …}      or      {"error": "…"}
 
 A process of its own, so that learning never holds the interpreter that serves the robot; it runs at low priority.
@@ -12,7 +13,9 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +25,7 @@ import yaml
 
 from vla_ros.episodes import EpisodeData, load_episode
 from vla_ros.errors import VlaRosError
+from vla_ros.learning.corrections import CorrectionConfig, Corrections
 from vla_ros.learning.critic import METHODS, method
 from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, PracticeEpisode, stack
 from vla_ros.learning.stopping import StopConfig
@@ -30,24 +34,29 @@ from vla_ros.policy import adapter
 from vla_ros.policy.policy import load
 from vla_ros.policy.store import WeightStore
 
-Config = TypeVar("Config", ImproveConfig, StopConfig)
+Config = TypeVar("Config", ImproveConfig, StopConfig, CorrectionConfig)
 
-STOPPING = "stopping"  # section of the file
+STOPPING, CORRECTIONS = "stopping", "corrections"  # sections of the file
 
 
 def load_config(path: str) -> tuple[ImproveConfig, StopConfig]:
     """config/training/*.yaml → how practice learns, and of its section `stopping:` when it ends; an unknown key is an error."""
     file = resolve(path)
     found = _read(path, file)
-    section = found.pop(STOPPING, {})
-    if not isinstance(section, dict):
-        raise VlaRosError(f"{file}: {STOPPING} is {section!r}, expected a mapping")
+    stopping = _section(StopConfig, found.pop(STOPPING, {}), f"{file}: {STOPPING}")
+    found.pop(CORRECTIONS, None)
     improve = _checked(ImproveConfig, found, str(file))
     if improve.baseline not in BASELINES:
         raise VlaRosError(f"{file}: baseline is {improve.baseline!r}, expected one of {', '.join(BASELINES)}")
     if improve.method not in METHODS:
         raise VlaRosError(f"{file}: method is {improve.method!r}, expected one of {', '.join(METHODS)}")
-    return improve, _checked(StopConfig, section, f"{file}: {STOPPING}")
+    return improve, stopping
+
+
+def load_corrections(path: str) -> CorrectionConfig:
+    """Section `corrections:` of config/training/*.yaml: how practice learns from people who take over."""
+    file = resolve(path)
+    return _section(CorrectionConfig, _read(path, file).get(CORRECTIONS, {}), f"{file}: {CORRECTIONS}")
 
 
 def _read(path: str, file: Path) -> dict[str, Any]:
@@ -60,6 +69,12 @@ def _read(path: str, file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise VlaRosError(f"{file}: found {type(found).__name__}, expected a mapping")
     return found
+
+
+def _section(kind: type[Config], found: Any, where: str) -> Config:
+    if not isinstance(found, dict):
+        raise VlaRosError(f"{where} is {found!r}, expected a mapping")
+    return _checked(kind, found, where)
 
 
 def _checked(kind: type[Config], found: dict[str, Any], where: str) -> Config:
@@ -76,15 +91,18 @@ def _checked(kind: type[Config], found: dict[str, Any], where: str) -> Config:
         raise VlaRosError(f"{where}: {error}") from error
 
 
-def practice(data: EpisodeData, version: int) -> PracticeEpisode | None:
-    """A recorded episode as stage 2 uses it; None when no step of it was drawn from the running version."""
-    usable = (np.asarray(data.policy_versions) == version) & ~data.latched
-    if not usable.any():
-        return None
-    return PracticeEpisode(
-        data.instruction, data.images, data.states.astype(np.float32), data.tokens,
-        data.log_probabilities.astype(np.float32), data.steps_to_go.astype(np.float32), usable,
-    )  # fmt: skip
+def practice(data: EpisodeData, version: int) -> list[PracticeEpisode]:
+    """A recorded episode as stage 2 uses it: whole, or, where a person took over, the parts before, between and after, so that no
+    step answers for what the person made of it. Without those of which no step was drawn from the running version."""
+    usable = (np.asarray(data.policy_versions) == version) & ~data.latched & ~data.corrected
+    edges = [0, *(np.flatnonzero(np.diff(data.corrected)) + 1).tolist(), len(data)]
+    return [
+        PracticeEpisode(
+            data.instruction, data.images[a : b + 1], data.states[a : b + 1].astype(np.float32), data.tokens[a:b],
+            data.log_probabilities[a:b].astype(np.float32), data.steps_to_go[a : b + 1].astype(np.float32), usable[a:b],
+        )
+        for a, b in pairwise(edges) if usable[a:b].any()
+    ]  # fmt: skip
 
 
 class Learner:
@@ -92,18 +110,23 @@ class Learner:
 
     Args:
         version: to start from; None: the running one, else the newest, else the checkpoint itself, which becomes version 1.
+        corrections: how it learns from what people did; None: the defaults.
 
     Raises:
         VlaRosError: that version, or one that it descends from, is not in the store.
     """
 
-    def __init__(self, policy: Path, store: Path, robot: str, config: ImproveConfig, version: int | None = None) -> None:
+    def __init__(
+        self, policy: Path, store: Path, robot: str, config: ImproveConfig, version: int | None = None,
+        corrections: CorrectionConfig | None = None,
+    ) -> None:  # fmt: skip
         model, self.prompt = load(policy, robot)
         self.store = WeightStore(store)
         torch.manual_seed(config.seed)
         self.model = adapter.add(model)
         self.robot = robot
         self.method = method(self.model, config)
+        self.corrections = Corrections(self.model, self.prompt, corrections or CorrectionConfig())
         start = self.store.record(version) if version is not None else self.store.active() or self.store.latest()
         if start is None:
             start = self.store.write(adapter.state(self.model), parent=0, stage="sft", metrics={})
@@ -117,23 +140,29 @@ class Learner:
         adapter.check(self.model, weights, self.version.path)
         adapter.swap(self.model, weights)
         self.method.forget()
+        self.corrections.forget()
 
-    def update(self, paths: list[str], version: int | None = None) -> dict[str, float]:
+    def update(self, paths: list[str], version: int | None = None, corrected: Sequence[str] = ()) -> dict[str, float]:
         """Read episodes, update, write the next version; returns its number and the figures.
 
         Args:
             version: that practised, and becomes the parent; None: the last one written. After a rollback it is an earlier one.
+            corrected: recordings in which a person took over, each given once; of this practice, of before, aborted or not.
         """
         if version is not None and version != self.version.number:
             self._go_on_from(version)
-        recorded = [load_episode(Path(p), robot=self.robot) for p in paths]
-        used = [(data, e) for data in recorded if (e := practice(data, self.version.number)) is not None]
-        if not used:
+        read = {path: load_episode(Path(path), robot=self.robot) for path in dict.fromkeys([*paths, *corrected])}
+        used = [(read[path], parts) for path in paths if (parts := practice(read[path], self.version.number))]
+        taught = sum([self.corrections.add(read[path]) for path in corrected])
+        if not used and not taught:
             raise VlaRosError(f"none of {len(paths)} episodes was practised with version {self.version.number}")
-        episodes = [e for _, e in used]
-        figures = self.method.update(episodes, stack(episodes, self.prompt))
-        successes = sum(data.metadata.get("outcome") == "success" for data, _ in used)
-        metrics = {**figures, "episodes": len(used), "parent_success": successes / len(used)}
+        episodes = [part for _, parts in used for part in parts]
+        figures = self.method.update(episodes, stack(episodes, self.prompt)) if episodes else {}
+        figures |= self.corrections.learn([data for data, _ in used])
+        evidence = [data for data, _ in used if not data.corrected.any()]
+        metrics = {**figures, "episodes": len(used), "corrected_episodes": len(used) - len(evidence)}
+        if evidence:
+            metrics["parent_success"] = sum(data.metadata.get("outcome") == "success" for data in evidence) / len(evidence)
         self.version = self.store.write(adapter.state(self.model), self.version.number, "self_improvement", metrics)
         return {"version": self.version.number, "used": len(used), **figures}
 
@@ -149,7 +178,8 @@ def main() -> int:
     os.nice(10)
     torch.set_num_threads(1)
     try:
-        learner = Learner(args.policy, args.store, args.robot, load_config(args.config)[0], args.version)
+        config, corrections = load_config(args.config)[0], load_corrections(args.config)
+        learner = Learner(args.policy, args.store, args.robot, config, args.version, corrections)
         print(json.dumps({"version": learner.version.number}), flush=True)
     except VlaRosError as error:
         print(json.dumps({"error": str(error)}), flush=True)
@@ -157,7 +187,7 @@ def main() -> int:
     for line in sys.stdin:
         try:
             asked = json.loads(line)
-            answer: dict[str, Any] = learner.update(asked["episodes"], asked.get("version"))
+            answer: dict[str, Any] = learner.update(asked["episodes"], asked.get("version"), asked.get("corrected", ()))
         except VlaRosError as error:
             answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)

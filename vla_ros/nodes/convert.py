@@ -132,6 +132,7 @@ def chunk(message: ActionChunkMsg) -> ActionChunk:
         episode_id=message.episode_id,
         tokens=tokens.reshape(message.rows, -1) if paired else tokens.reshape(1, -1),
         log_probability=float(message.log_probability),
+        corrected=bool(getattr(message, "corrected", False)),  # recordings of before have no such field
     )
 
 
@@ -149,6 +150,7 @@ def chunk_message(value: ActionChunk, latency_ms: Sequence[float] = (), robot: s
         action_tokens=array.array("h", np.ascontiguousarray(value.tokens, np.int16).tobytes()),
         log_probability=float(value.log_probability),
         latency_ms=array.array("f", [float(entry) for entry in latency_ms]),
+        corrected=bool(value.corrected),
     )
 
 

@@ -133,7 +133,7 @@ class EpisodeRunner:
     def _on_chunk(self, monitor: EpisodeMonitor | None, message: ActionChunk) -> bool:
         if monitor is None or message.episode_id != monitor.episode_id:
             return False
-        monitor.chunk(convert.seconds(message.observation_stamp), message.policy_version)
+        monitor.chunk(convert.seconds(message.observation_stamp), message.policy_version, message.corrected)
         return True
 
     def _on_progress(self, monitor: EpisodeMonitor | None, message: Progress) -> bool:
@@ -309,11 +309,14 @@ class EpisodeRunner:
                     self.instruction.publish(Instruction())
                     self._acknowledge()
             outcome = {SUCCESS: "success", TIME_LIMIT: "failure"}.get(monitor.reason, "aborted")
-            writer.annotate(outcome=outcome, termination_reason=monitor.reason, policy_version=str(monitor.policy_version))
+            writer.annotate(
+                outcome=outcome, termination_reason=monitor.reason, policy_version=str(monitor.policy_version),
+                corrected_steps=str(monitor.corrected_steps),
+            )  # fmt: skip
         return Episode(
             header=Header(stamp=self.node.get_clock().now().to_msg()), id=name, instruction=instruction, outcome=outcome,
             termination_reason=monitor.reason, steps=monitor.steps,
             duration=monitor.steps / self.contract.observation.rate, return_sum=monitor.return_sum,
             final_steps_to_go=monitor.final_steps_to_go, policy_version=monitor.policy_version,
-            limited_ticks=self.limited_ticks - limited, file=str(path.resolve()),
+            limited_ticks=self.limited_ticks - limited, corrected_steps=monitor.corrected_steps, file=str(path.resolve()),
         )  # fmt: skip

@@ -1,4 +1,5 @@
-"""VLA inference: observation and instruction in, action chunk out; weights change between two ticks.
+"""VLA inference: observation and instruction in, action chunk out; weights change between two ticks. A person who takes over
+(vla_ros/nodes/teleop.py) acts in the policy's place, on the same way through the safety filter.
 
 Threads: everything runs on the executor's thread except loading a version, which has a thread of its own and hands the
 checked tensors over through `_pending`; the swap itself is done by the executor's thread, so no inference ever sees
@@ -26,6 +27,7 @@ from vla_ros.msg import PolicyVersion as PolicyVersionMsg
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.main import run
+from vla_ros.nodes.teleop import Teleop
 from vla_ros.nodes.weights import WeightClient
 from vla_ros.policy import adapter, engines, foreign
 from vla_ros.policy.policy import VlaPolicy, load
@@ -71,6 +73,7 @@ class PolicyNode(Node):
         self._decode = 0.0  # s that the last message took to become an observation
 
         self.diagnostics = Diagnostics(self, "policy")
+        self.teleop = Teleop(self, self.contract, self.diagnostics)
         self.chunks = self.create_publisher(ActionChunkMsg, "/policy/chunk", qos.COMMAND)
         self.active = self.create_publisher(PolicyVersionMsg, "/policy/active", qos.STATUS)
         self.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.observations(qos.simulated(self), 1))
@@ -158,13 +161,16 @@ class PolicyNode(Node):
 
     def _act(self, observation: Observation) -> None:
         start = time.perf_counter()
+        q = positions_of(self.contract, observation.joints)
+        person = self.teleop.action(q)  # before inference, during which nobody is heard
         images, state = self._seen(observation)
         temperature = self.instruction.temperature or self.temperature.value
         decision = self.policy.infer(
             images, self.instruction.text, state, self.instruction.greedy, temperature, self.running.rows(observation.stamp)
         )
         drawn = time.perf_counter()
-        rows = self.space.rows(decision.action, positions_of(self.contract, observation.joints))
+        action = decision.action if person is None else person
+        rows = self.space.rows(action, q)
         end = time.perf_counter()
         post = decision.post + end - drawn
         preprocess = end - start - decision.model - post
@@ -174,11 +180,11 @@ class PolicyNode(Node):
                 stamp=observation.stamp + period, period=period, joint_names=self.contract.joints, rows=rows,
                 observation_stamp=observation.stamp, policy_version=self.version.number,
                 episode_id=self.instruction.episode_id, tokens=decision.tokens,
-                log_probability=decision.log_probability,
+                log_probability=decision.log_probability, corrected=person is not None,
             ),
             [(self._decode + preprocess) * 1e3, decision.model * 1e3, post * 1e3],
         )  # fmt: skip
-        self.running.sent(observation.stamp, decision.action, self._now(observation) - observation.stamp)
+        self.running.sent(observation.stamp, action, self._now(observation) - observation.stamp)
         split = {"decode": self._decode, "preprocess": preprocess, "model": decision.model, "post": post, "latency": end - start}
         for name, seconds in split.items():
             self.diagnostics.sample(name, seconds)

@@ -22,10 +22,11 @@ from std_srvs.srv import Trigger
 
 from vla_ros.action import Improve, RunTask
 from vla_ros.episodes import label
+from vla_ros.episodes.folder import corrected_episodes
 from vla_ros.episodes.monitor import LATCHED, EpisodeMonitor
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.child import LearnerProcess
-from vla_ros.learning.learner import load_config
+from vla_ros.learning.learner import load_config, load_corrections
 from vla_ros.learning.stopping import Stop, Stopping
 from vla_ros.msg import Episode, PolicyVersion, TrainingState, TrueOutcome
 from vla_ros.nodes import qos
@@ -54,6 +55,7 @@ class TrainerNode(Node):
         self.store = WeightStore(Path(p("store", "").value or "store"))
         self.config = p("config", "config/training/self_improvement.yaml").value
         _, self.stopping = load_config(self.config)  # fail at start, not after an hour of practice
+        load_corrections(self.config)
         folder = Path(p("episodes_dir", "").value or "episodes")
         reset_by = p("reset", "cell").value
         if reset_by not in ("cell", "operator"):
@@ -233,7 +235,10 @@ class TrainerNode(Node):
         self._detected, self._audits = {}, deque()
         self._report(stop_rule="", rollbacks=0, best_version=0)
         stopped = lambda: handle.is_cancel_requested  # noqa: E731
-        aborted, told = 0, ""
+        # What the learner has not read yet: people also take over in tasks, and did in practice before.
+        corrected = [str(path) for path in corrected_episodes(self.runner.folder, self.contract.robot)]
+        self._report(corrected_episodes=0)
+        aborted, told, rate = 0, "", math.nan
         stop: Stop | None = None
         while result.episodes < goal.episodes and not (stop and stop.ends):
             request = EpisodeRequest(seed=goal.seed + result.episodes, split="train", task=goal.task)
@@ -247,7 +252,11 @@ class TrainerNode(Node):
             self._prove(e)
             if e.policy_version not in (0, self._announced):  # an operator's choice; the rules do not go back behind it
                 watch, self._announced = Stopping(self.stopping), e.policy_version
-            self.maintenance.examine(e)
+            if e.corrected_steps:
+                corrected.append(e.file)  # whatever becomes of the episode: it is a person's work
+                self._report(corrected_episodes=self._state.corrected_episodes + 1)
+            else:
+                self.maintenance.examine(e)
             if stop := self._asked(watch, e):
                 told = self._go_back(stop, result)
                 batch.clear()
@@ -259,10 +268,11 @@ class TrainerNode(Node):
                 continue
             aborted = 0
             result.episodes += 1
-            recent.append(e)
-            rate = sum(x.outcome == "success" for x in recent) / len(recent)
-            mean_length = sum(x.steps for x in recent) / len(recent)
-            self._report(success_rate=rate, mean_length=mean_length, episodes=result.episodes)
+            if not e.corrected_steps:
+                recent.append(e)
+                rate = sum(x.outcome == "success" for x in recent) / len(recent)
+                self._report(success_rate=rate, mean_length=sum(x.steps for x in recent) / len(recent))
+            self._report(episodes=result.episodes)
             handle.publish_feedback(
                 Improve.Feedback(
                     episodes=result.episodes, iteration=result.updates, success_rate=rate, policy_version=self._active
@@ -272,21 +282,23 @@ class TrainerNode(Node):
                 continue
             batch.append(e)
             if len(batch) == goal.episodes_per_update:
-                self._learn(learner, batch, stopped)
+                self._learn(learner, batch, corrected, stopped)
                 batch.clear()
+                corrected.clear()
                 result.updates += 1
                 told = ""
         return stop if stop and stop.ends else None
 
     def _asked(self, watch: Stopping, e: Episode) -> Stop | None:
-        """What the stopping rules say after an episode; one that broke off for want of a policy says nothing about it."""
+        """What the stopping rules say after an episode; one that broke off for want of a policy says nothing about it, nor does
+        one in which a person took over."""
         stop: Stop | None = None
         while self._audits and stop is None:
             stop = watch.audit(*self._audits.popleft())
         values, self._quality = self._quality, []
         self.diagnostics.count("unmeasured_episodes", int(self._measures and not values))
         self.diagnostics.count("unaudited_episodes", int(self._audited and self._truth is None))
-        if e.outcome != "aborted" or e.termination_reason == LATCHED:
+        if not e.corrected_steps and (e.outcome != "aborted" or e.termination_reason == LATCHED):
             success = self._detected[e.id] = e.outcome == "success"
             quality = {"quality": sum(values) / len(values)} if values else {}
             group = e.instruction.split(" ")[0]  # the verb stands for the task
@@ -309,26 +321,27 @@ class TrainerNode(Node):
         self._report(rollbacks=result.rollbacks, message=message)
         return message
 
-    def _learn(self, learner: LearnerProcess, batch: list[Episode], stopped: Any) -> None:
-        """One update in the child; simulated time waits, a real arm stands still. Then swap and go on."""
+    def _learn(self, learner: LearnerProcess, batch: list[Episode], corrected: list[str], stopped: Any) -> None:
+        """One update in the child, on a batch and on recordings in which a person took over; simulated time waits, a real arm
+        stands still. Then swap and go on."""
         self._report(phase="learning")
         self.runner.hold(True)
-        learner.submit([e.file for e in batch], batch[-1].policy_version)
+        learner.submit([e.file for e in batch], batch[-1].policy_version, corrected)
         answer = None
         while answer is None:
             if stopped():
                 raise Cancelled
             answer = learner.answer(timeout=0.1)
         self._report(
-            phase="publishing", iteration=self._state.iteration + 1, loss=answer["loss"], entropy=answer["entropy"],
-            mean_return=answer["mean_return"],
+            phase="publishing", iteration=self._state.iteration + 1,  # a batch that people acted in alone has no such figures
+            **{name: answer.get(name, math.nan) for name in ("loss", "entropy", "mean_return")},
         )  # fmt: skip
         self.runner.hold(False)
         self._publish(int(answer["version"]))
 
     def _prove(self, e: Episode) -> None:
         """One episode less on probation, if it says something about the version that is."""
-        if self._unproven and e.outcome != "aborted" and e.policy_version == self._announced:
+        if self._unproven and e.outcome != "aborted" and not e.corrected_steps and e.policy_version == self._announced:
             self._unproven -= 1
             self._report()
             if not self._unproven:

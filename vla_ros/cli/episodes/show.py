@@ -18,7 +18,7 @@ from vla_ros.cli.safety.replay_command import console
 from vla_ros.episodes.check import JITTER
 from vla_ros.episodes.labels import read_label
 from vla_ros.episodes.reader import EpisodeReader
-from vla_ros.episodes.tensors import OBSERVATION, PROGRESS
+from vla_ros.episodes.tensors import CHUNK, OBSERVATION, PROGRESS, is_corrected
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.observation import seconds
@@ -55,6 +55,7 @@ def run(episode: str, runs: Path, plot: Path | None) -> int:
     to.print(f"label:    {escape(said)}")
     if frames := examine_frames(reader):
         _tell_frames(frames, to)
+    _tell_corrected(reader, to)
     times, estimates, rewards = _progress(reader)
     if len(times):
         print(f"steps to go: {estimates[0]:.1f} at the beginning, {estimates[-1]:.1f} at the end, least {estimates.min():.1f}")
@@ -90,6 +91,14 @@ def _tell_frames(frames: Frames, to: Console) -> None:
     count = sum(number for _, number in frames.missing)
     to.print(f"missing frames: {count} at {frames.rate:g} Hz{_listed([f'{n} before {t:.2f} s' for t, n in frames.missing])}")
     to.print(f"late frames:    {len(frames.late)}{_listed([f'{late * 1e3:.0f} ms at {t:.2f} s' for t, late in frames.late])}")
+
+
+def _tell_corrected(reader: EpisodeReader, to: Console) -> None:
+    """Nothing where nobody took over."""
+    chunks = reader.of(CHUNK)
+    by_hand = [seconds(m.observation_stamp) - seconds(chunks[0].observation_stamp) for m in chunks if is_corrected(m)]
+    if by_hand:
+        to.print(f"a person acted: {len(by_hand)} of {len(chunks)} steps, from {by_hand[0]:.2f} to {by_hand[-1]:.2f} s")
 
 
 def _listed(entries: Sequence[str], most: int = 5) -> str:
