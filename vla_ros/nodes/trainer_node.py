@@ -157,7 +157,8 @@ class TrainerNode(Node):
 
     def _on_goal(self, goal: Any) -> GoalResponse:
         if self.busy.locked():
-            self.get_logger().warning("goal rejected: another one is running; cancel it first")
+            first = f"cancel that of {self.member.goals}" if self.member else "cancel it first"
+            self.get_logger().warning(f"goal rejected: another one is running; {first}")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
