@@ -81,9 +81,12 @@ class Rig:
             self.executor.add_node(node)
         self.store = WeightStore(folder / "lead" / "store")
         self.members = {name: self.member(name) for name in NAMES}
-        self.lead = NodeProcess(
-            "fleet_node", "__ns:=/fleet", policy=tiny.policy, store=self.store.folder, config=folder / "training.yaml",
-            episodes_dir=folder / "lead" / "episodes",
+        self.lead = self.leader()
+
+    def leader(self) -> NodeProcess:
+        return NodeProcess(
+            "fleet_node", "__ns:=/fleet", policy=self.tiny.policy, store=self.store.folder, config=self.folder / "training.yaml",
+            episodes_dir=self.folder / "lead" / "episodes", members="a,never",
         )  # fmt: skip
 
     def member(self, name: str, **changes: Any) -> NodeProcess:
@@ -216,6 +219,8 @@ def test_a_killed_member_holds_up_nobody_and_what_it_has_recorded_is_learned_fro
     for name in "ab":
         rig.cells[name].pose(AWAY)
     rig.until(lambda: rig.heard("fleet/fleet", "member /c: not heard from since 20"), "/diagnostics")
+    assert rig.heard("fleet/fleet", "member /never: not heard from since 20")
+    assert not rig.heard("fleet/fleet", "member /a: not heard")
     assert rig.store.numbers()[-1] == number, "the batch is not full yet"
     assert not ids & {e.id for e in rig.operator.episodes}
     rig.members["c"] = rig.member("c")
@@ -253,6 +258,30 @@ def test_a_worse_version_is_left_in_all_cells(rig: Rig) -> None:
     assert len(slowed) > 1, "on probation it is slowed down wherever it runs"
 
 
+def test_what_is_recorded_while_the_lead_is_away_is_fetched_when_it_is_back(rig: Rig) -> None:
+    running = rig.store.active()
+    assert running is not None
+    rig.start(500, 400)
+    rig.until(lambda: len(rig.operator.episodes) > 2, "practice")
+    rig.lead.end(signal.SIGKILL)
+    before = {name: set(rig.recorded(name)) for name in NAMES}
+    for name in NAMES:
+        rig.until(lambda name=name: len(rig.recorded(name).keys() - before[name]) >= 2, "they go on at first")  # type: ignore[misc]
+        rig.until(lambda name=name: rig.heard(f"{name}/trainer", "lead /fleet: nothing heard for 10 s"), "they miss it")  # type: ignore[misc]
+    rig.until(lambda: all(cell.state.phase == "idle" for cell in rig.cells.values()), "they stand still without it")
+    missing = {name: rig.recorded(name).keys() - rig.fetched(name).keys() for name in NAMES}
+    assert all(missing.values())
+    rig.lead = rig.leader()
+    rig.until(lambda: all(rig.fetched(name).keys() >= missing[name] for name in NAMES), "what it had missed")
+    for name in NAMES:
+        for episode in missing[name]:
+            assert sha256(rig.fetched(name)[episode]) == sha256(rig.recorded(name)[episode])
+    rig.all_run(running.number)
+    result = rig.ended(rig.start(6, 6))
+    assert (result.termination_reason, result.updates) == ("finished", 1)
+    rig.all_run(result.policy_version)
+
+
 def test_an_operator_speaks_to_the_lead(rig: Rig) -> None:
     answer = rig.call(rig.operator.activate, ActivatePolicy.Request(number=2))
     assert (answer.success, answer.number) == (True, 2), answer.message
@@ -280,3 +309,9 @@ def test_a_stranger_is_refused(rig: Rig, changes: dict[str, str], reason: str) -
         rig.until(lambda: rig.heard("d/trainer", f"lead /fleet refuses this cell: {reason}"), "the member to say so")
         rig.until(lambda: rig.heard("fleet/fleet", f"member /d is refused: {reason}"), "the lead to say so")
         assert "/d" not in rig.operator.orders.members
+
+
+def test_a_cell_without_a_namespace_cannot_be_told_from_others(rig: Rig) -> None:
+    status, output = NodeProcess("trainer_node", policy=rig.tiny.policy, lead="/fleet", store=rig.folder / "e").wait(60.0)
+    assert status == 2
+    assert "parameter `lead`: this node has no namespace; start each cell of a fleet in one of its own" in output

@@ -126,6 +126,8 @@ class Member:
                     with trainer.busy:
                         work()
                 else:
+                    if trainer.phase == "collecting":
+                        trainer.report(phase="idle")
                     time.sleep(0.05)
             except Cancelled:
                 if trainer.context.ok():
@@ -150,8 +152,6 @@ class Member:
             self._failures, self._given_up = 0, ""
         if orders.practice not in ("", self._given_up) and not orders.pause and running == orders.policy_version:
             return lambda: self._practise(orders)
-        if not self._given_up and self._trainer.phase == "collecting":
-            self._trainer.report(phase="idle")
         return None
 
     def _ring(self, orders: Fleet) -> None:

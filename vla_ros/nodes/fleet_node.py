@@ -50,7 +50,7 @@ class Cell:
     client: FileClient
     heard: float  # s, monotonic
     since: datetime  # the same on the wall's clock
-    state: FleetMember
+    state: FleetMember = field(default_factory=FleetMember)  # without a name until it is heard
     refused: str = ""  # why; empty: it is one of us
     fetched: int = 0  # episodes that the last complete list had
     news: threading.Event = field(default_factory=threading.Event)
@@ -105,6 +105,9 @@ class FleetNode(TrainerNode):
         self.create_subscription(FleetMember, "members", self._on_member, qos.RECORD, callback_group=group)
         self.create_service(ActivatePolicy, "policy/activate", self._on_activate, callback_group=own)
         self.create_timer(BEAT, self._beat, clock=Clock(clock_type=ClockType.STEADY_TIME), callback_group=group)
+        for name in self.declare_parameter("members", "").value.split(","):  # expected, so that one that never comes is missed
+            if name.strip():
+                self._meet_member(f"/{name.strip().strip('/')}")
         if running := self.store.active():
             self._publish(running.number)
 
@@ -112,15 +115,12 @@ class FleetNode(TrainerNode):
 
     def _on_member(self, message: FleetMember) -> None:
         name = str(message.name)
-        if not NAME.fullmatch(name):
-            self.diagnostics.error(f"members: found name {name!r}, expected a namespace like /cell1")
+        try:
+            cell = self._cells.get(name) or self._meet_member(name)
+        except VlaRosError as error:
+            self.diagnostics.error(str(error))
             return
-        now, cell = datetime.now().astimezone(), self._cells.get(name)
-        if cell is None:
-            cell = Cell(name, FileClient(self, f"{name}/{FILES}"), time.monotonic(), now, message)
-            self._cells = {**self._cells, name: cell}
-            threading.Thread(target=self._fetch_all, args=(cell,), name=f"fetch {name}", daemon=True).start()
-        cell.heard, cell.since, cell.state = time.monotonic(), now, message
+        cell.heard, cell.since, cell.state = time.monotonic(), datetime.now().astimezone(), message
         refused = self._why_not(message)
         if refused and refused != cell.refused:
             self.get_logger().error(f"member {name} is refused: {refused}")
@@ -128,6 +128,18 @@ class FleetNode(TrainerNode):
         if not known:
             self.order()
         cell.news.set()
+
+    def _meet_member(self, name: str) -> Cell:
+        """
+        Raises:
+            VlaRosError: not a namespace, of which a folder here is named.
+        """
+        if not NAME.fullmatch(name):
+            raise VlaRosError(f"members: found {name!r}, expected a namespace like /cell1")
+        cell = Cell(name, FileClient(self, f"{name}/{FILES}"), time.monotonic(), datetime.now().astimezone())
+        self._cells = {**self._cells, name: cell}
+        threading.Thread(target=self._fetch_all, args=(cell,), name=f"fetch {name}", daemon=True).start()
+        return cell
 
     def _why_not(self, message: FleetMember) -> str:
         if message.robot != self.contract.robot:
@@ -140,6 +152,10 @@ class FleetNode(TrainerNode):
     def _beat(self) -> None:
         """A sign of life, and on /diagnostics who has given none."""
         self.order()
+        if self._orders.practice and not self._orders.members:
+            self.diagnostics.fault("members", f"no cell has been heard; start some with lead:={self.get_namespace()}", level=1)
+        else:
+            self.diagnostics.clear("members")
         for name, cell in self._cells.items():
             state = cell.state
             told = f"{state.phase}, version {state.policy_version}, {state.episodes} episodes"
@@ -148,6 +164,8 @@ class FleetNode(TrainerNode):
                 self.diagnostics.fault(name, f"member {name}: not heard from since {cell.since:%Y-%m-%d %H:%M:%S}", level=1)
             elif cell.refused:
                 self.diagnostics.fault(name, f"member {name} is refused: {cell.refused}")
+            elif state.message:
+                self.diagnostics.fault(name, f"member {name}: {state.message}", level=1)
             else:
                 self.diagnostics.clear(name)
 
@@ -157,7 +175,7 @@ class FleetNode(TrainerNode):
             for key, value in fields.items():
                 setattr(orders, key, value)
             refused = {name: cell.refused for name, cell in self._cells.items() if cell.refused}
-            orders.members = [name for name in self._cells if name not in refused]
+            orders.members = [name for name, cell in self._cells.items() if cell.state.name and not cell.refused]
             orders.refused, orders.reasons = list(refused), list(refused.values())
             orders.policy_version = self._announced
             orders.header.stamp = self.get_clock().now().to_msg()
@@ -264,7 +282,8 @@ class FleetNode(TrainerNode):
         self.order(pause=False)
 
     def _overruled(self, e: Episode) -> bool:
-        chosen, self._chosen = self._chosen and e.policy_version == self._announced, False
+        chosen = self._chosen and e.policy_version == self._announced
+        self._chosen = self._chosen and not chosen
         return chosen
 
     def _broken(self, e: Episode) -> None:
@@ -278,8 +297,10 @@ class FleetNode(TrainerNode):
             number = self.store.record(self._announced).parent if request.rollback else request.number
             if request.rollback and not number:
                 raise VlaRosError(f"version {self._announced} has no parent to go back to")
+            self.store.record(number)
+            self._chosen = True
             self._publish(number)
-            self._chosen = response.success = True
+            response.success = True
         except VlaRosError as error:
             response.message = str(error)
         response.number = self._announced

@@ -311,7 +311,7 @@ class TrainerNode(Node):
         return self.runner.run(prepared, stopped)
 
     def measured(self) -> tuple[list[float], bool | None]:
-        """Quality and audited success of the episode that has just ended; they are forgotten here."""
+        """Quality and audited success of the episode that has just ended; asked for once."""
         values, self._quality = self._quality, []
         self.diagnostics.count("unmeasured_episodes", int(self._measures and not values))
         self.diagnostics.count("unaudited_episodes", int(self._audited and self._truth is None))
