@@ -258,6 +258,32 @@ def test_a_worse_version_is_left_in_all_cells(rig: Rig) -> None:
     assert len(slowed) > 1, "on probation it is slowed down wherever it runs"
 
 
+def test_a_stalled_member_holds_up_nobody_and_follows_when_it_moves_again(rig: Rig) -> None:
+    number = rig.store.numbers()[-1]
+    rig.members["b"].process.send_signal(signal.SIGSTOP)
+    result = rig.ended(rig.start(12, 12))
+    assert (result.termination_reason, result.updates) == ("finished", 1)
+    assert {rig.cell_of(e) for e in rig.operator.episodes} == {"a", "c"}
+    rig.until(lambda: all(rig.cells[name].version.number == number + 1 for name in "ac"), "the new version in the others")
+    rig.until(lambda: rig.heard("fleet/fleet", "member /b: not heard from since 20"), "/diagnostics")
+    assert rig.cells["b"].version.number != number + 1
+    rig.members["b"].process.send_signal(signal.SIGCONT)
+    rig.all_run(number + 1)
+
+
+def test_what_the_cells_audits_say_ends_it(rig: Rig) -> None:
+    began = rig.store.numbers()[-1]
+    for cell in rig.cells.values():
+        cell.outcome, cell.truth = always({1: 10}), False
+    result = rig.ended(rig.start(200, 12))
+    for cell in rig.cells.values():
+        cell.truth = None
+    assert result.termination_reason == "stopped"
+    assert result.message.startswith("hacking: the detector saw success in ")
+    assert result.policy_version == began
+    rig.all_run(began)
+
+
 def test_what_is_recorded_while_the_lead_is_away_is_fetched_when_it_is_back(rig: Rig) -> None:
     running = rig.store.active()
     assert running is not None

@@ -57,7 +57,7 @@ class Member:
         within = lead.rstrip("/")
         self.goals = f"{within}/improve"
         self._lead, self._policy = lead, fingerprint(Path(trainer.policy))
-        self._recorded = sorted(str(p.relative_to(trainer.folder)) for p in trainer.folder.glob(f"{PRACTICE}*/*.mcap"))
+        self._recorded = self._on_disk()
         self._notes: dict[str, dict[str, object]] = {}  # of an episode: what is not in its file
         self._orders, self._heard = Fleet(), time.monotonic()
         self._wanted: PolicyVersion | None = None
@@ -106,6 +106,11 @@ class Member:
         )  # fmt: skip
         message.header.stamp = self._trainer.get_clock().now().to_msg()
         self._tell.publish(message)
+
+    def _on_disk(self) -> list[str]:
+        """Its episodes for a fleet, whatever became of the attempt that recorded them."""
+        folder = self._trainer.folder
+        return sorted(str(path.relative_to(folder)) for path in folder.glob(f"{PRACTICE}*/*.mcap"))
 
     def _find(self, name: str) -> tuple[Path | None, str]:
         """The list of episodes, or one of them with its hash."""
@@ -182,13 +187,12 @@ class Member:
         request = EpisodeRequest(seed=seed, split="train", task=orders.task, folder=orders.practice)
         try:
             e: Episode = trainer.next_episode(request, lambda: self._orders.practice != orders.practice)
+            values, truth = trainer.measured()
+            self._notes[f"{orders.practice}/{e.id}.mcap"] = {"quality": values, "audit": truth}
         finally:
             trainer.runner.hold(False)
+            self._recorded = self._on_disk()
         trainer.episodes.publish(e)
-        values, truth = trainer.measured()
-        name = f"{orders.practice}/{e.id}.mcap"
-        self._notes[name] = {"quality": values, "audit": truth}
-        self._recorded = [*self._recorded, name]
         self._beat()
         trainer.maintenance.examine(e)
         if e.outcome != "aborted":
