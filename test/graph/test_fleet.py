@@ -315,6 +315,11 @@ def test_an_operator_speaks_to_the_lead(rig: Rig) -> None:
     answer = rig.call(rig.operator.activate, ActivatePolicy.Request(number=99))
     assert not answer.success
     assert "no version 99" in answer.message
+    cell = rig.cells["a"]
+    own = cell.create_client(ActivatePolicy, "policy/activate")
+    rig.until(own.service_is_ready, "the cell's own service")
+    assert rig.call(own, ActivatePolicy.Request(number=1)).number == 1
+    rig.until(lambda: cell.version.number == 2, "the fleet's version in it again")
     name = next(iter(rig.fetched("b").values())).stem
     assert rig.call(rig.operator.label, LabelEpisode.Request(episode_id=f"b/{name}", outcome="failure")).success
     assert rig.refused("a") == "Improve: this cell practises for a fleet; send the goal to /fleet/improve"

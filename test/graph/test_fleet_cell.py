@@ -99,4 +99,5 @@ def test_a_launched_cell_practises_for_a_launched_lead(operator: Operator) -> No
         data = load_episode(e.file)
         assert (len(data), data.unanswered, set(data.policy_versions)) == (e.steps, 0, {1})
     assert len({load_episode(e.file).metadata["seed"] for e in operator.episodes}) == 2
-    assert operator.safety.state == SafetyState.RUN
+    assert operator.safety.state in (SafetyState.RUN, SafetyState.HELD), "it may stand still by now"
+    assert operator.safety.ticks > 0

@@ -158,8 +158,9 @@ class FleetNode(TrainerNode):
             self.diagnostics.clear("members")
         for name, cell in self._cells.items():
             state = cell.state
-            told = f"{state.phase}, version {state.policy_version}, {state.episodes} episodes"
-            self.diagnostics.set(f"member {name}", f"{told}; {state.message}" if state.message else told)
+            if state.name:
+                told = f"{state.phase}, version {state.policy_version}, {state.episodes} episodes"
+                self.diagnostics.set(f"member {name}", told)
             if time.monotonic() - cell.heard > SILENT:
                 self.diagnostics.fault(name, f"member {name}: not heard from since {cell.since:%Y-%m-%d %H:%M:%S}", level=1)
             elif cell.refused:
