@@ -13,10 +13,11 @@ from rclpy.executors import SingleThreadedExecutor
 
 
 class NodeProcess:
-    """Starts `vla-ros exec NAME` with parameters; a context manager that ends it."""
+    """Starts `vla-ros exec NAME` with remapping rules and parameters; a context manager that ends it."""
 
-    def __init__(self, name: str, **parameters: Any) -> None:
-        values = [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
+    def __init__(self, name: str, *rules: str, **parameters: Any) -> None:
+        values = [word for rule in rules for word in ("-r", rule)]
+        values += [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
         command = [sys.executable, "-m", "vla_ros.cli", "exec", name, "--ros-args", *values]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

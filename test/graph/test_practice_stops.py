@@ -74,8 +74,9 @@ def always(rates: dict[int, int]) -> Outcome:
 class FakeCell(Node):
     """Callbacks run on a thread of their own; the test reads what they leave."""
 
-    def __init__(self, store: WeightStore) -> None:
-        super().__init__("fake_cell")
+    def __init__(self, store: WeightStore, namespace: str = "/", period: float = 0.004) -> None:
+        """period: s of wall time between two frames."""
+        super().__init__("fake_cell", namespace=namespace)
         self.store = store
         self.outcome: Outcome = always({1: 5})
         self.after_episode: Callable[[str], None] = lambda episode_id: None
@@ -92,24 +93,24 @@ class FakeCell(Node):
         self._random = np.random.default_rng(0)
         steady = RosClock(clock_type=ClockType.STEADY_TIME)
         p = self.create_publisher
-        self.clock_, self.active = p(Clock, "/clock", 10), p(PolicyVersion, "/policy/active", qos.STATUS)
-        self.observations = p(Observation, "/observation", qos.observations(True, 5))
-        self.chunks, self.progress = p(ActionChunk, "/policy/chunk", qos.COMMAND), p(Progress, "/progress", qos.RECORD)
-        self.safety, self.truths = p(SafetyState, "/safety/state", qos.RECORD), p(TrueOutcome, "/sim/truth", qos.STATUS)
-        self.score = p(Float32, "/inspection/score", 10)
-        self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
+        self.clock_, self.active = p(Clock, "clock", 10), p(PolicyVersion, "policy/active", qos.STATUS)
+        self.observations = p(Observation, "observation", qos.observations(True, 5))
+        self.chunks, self.progress = p(ActionChunk, "policy/chunk", qos.COMMAND), p(Progress, "progress", qos.RECORD)
+        self.safety, self.truths = p(SafetyState, "safety/state", qos.RECORD), p(TrueOutcome, "sim/truth", qos.STATUS)
+        self.score = p(Float32, "inspection/score", 10)
+        self.create_subscription(Instruction, "instruction", self._on_instruction, qos.STATUS)
         self.announced: list[tuple[int, bool, int]] = []  # number, on probation, episodes until then
-        self.create_subscription(PolicyVersion, "/policy/version", self._on_version, qos.STATUS)
-        self.create_subscription(TrainingState, "/training/state", self._on_state, qos.STATUS)
-        self.create_subscription(Episode, "/training/episode", self._on_episode, qos.RECORD)
+        self.create_subscription(PolicyVersion, "policy/version", self._on_version, qos.STATUS)
+        self.create_subscription(TrainingState, "training/state", self._on_state, qos.STATUS)
+        self.create_subscription(Episode, "training/episode", self._on_episode, qos.RECORD)
         self.alarms: list[Health] = []
-        self.create_subscription(Health, "/training/health", self.alarms.append, qos.STATUS)
+        self.create_subscription(Health, "training/health", self.alarms.append, qos.STATUS)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self.create_service(ResetCell, "/cell/reset", self._on_reset)
-        self.create_service(ActivatePolicy, "/policy/activate", self._on_activate)
-        self.create_timer(0.004, self._tick, clock=steady)
-        self.improve = ActionClient(self, Improve, "/improve")
-        self.label = self.create_client(LabelEpisode, "/episodes/label")
+        self.create_service(ResetCell, "cell/reset", self._on_reset)
+        self.create_service(ActivatePolicy, "policy/activate", self._on_activate)
+        self.create_timer(period, self._tick, clock=steady)
+        self.improve = ActionClient(self, Improve, "improve")
+        self.label = self.create_client(LabelEpisode, "episodes/label")
         self.active.publish(self.version)
         self._frame()
 

@@ -19,7 +19,7 @@ from vla_ros.msg import Observation, PolicyVersion
 
 from vla_ros import types
 from vla_ros.errors import VlaRosError
-from vla_ros.nodes import convert, qos, weights
+from vla_ros.nodes import convert, files, qos, weights
 from vla_ros.policy.store import WEIGHTS, WeightStore
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
@@ -69,7 +69,7 @@ def trainer(tmp_path: Path) -> Iterator[Trainer]:
 
 
 def test_one_trainer_serves_two_arms(tiny: Tiny, trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "PIECE", 1 << 12)  # so that a version of a tiny model takes many
+    monkeypatch.setattr(files, "PIECE", 1 << 12)  # so that a version of a tiny model takes many
     stores = [tmp_path / f"arm{k}" for k in range(ROBOTS)]
     processes = [NodeProcess("policy_node", policy=tiny.policy, store=folder) for folder in stores]
     try:
@@ -77,7 +77,7 @@ def test_one_trainer_serves_two_arms(tiny: Tiny, trainer: Trainer, tmp_path: Pat
         trainer.write(0)
         second = trainer.write(1)
         file = Path(trainer.store.record(second).path) / WEIGHTS
-        assert file.stat().st_size > 3 * weights.PIECE
+        assert file.stat().st_size > 3 * files.PIECE
         arms = [WeightStore(folder) for folder in stores]
         trainer.tell(second)
         trainer.until(lambda: all(arm.numbers() == [second] for arm in arms), "the version in both stores")

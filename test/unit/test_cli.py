@@ -18,6 +18,8 @@ from vla_ros.cli import graph, launch, message_yaml
 from vla_ros.cli.topic_stream import rate_report
 from vla_ros.errors import VlaRosError
 from vla_ros.paths import share
+from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.stop import StopSpec
 
 
 def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +97,27 @@ def test_launch_finds_files_of_the_package(words: list[str]) -> None:
     assert given == {"robot": "panda", "store": "a:=b"}
 
 
+@pytest.mark.parametrize("robot", ["panda", "aloha"])
+def test_a_cell_in_a_namespace_takes_the_contracts_topics_with_it(robot: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = "cell" if robot == "panda" else "hardware"
+    words = [f"robot:={robot}", "policy:=p", "judge:=j", "namespace:=a", "lead:=fleet"]
+    assert cli.main(["launch", "--dry-run", file, *words]) == 0
+    nodes = dict(re.findall(r"^\[(\w+)-\d+\] (.*)$", capsys.readouterr().out, re.MULTILINE))
+    for line in nodes.values():
+        assert "-r __ns:=/a " in line
+        assert "-r /clock:=clock" in line
+    contract = RobotContract.load(robot)
+    control, stop = contract.control, StopSpec.load(contract)
+    safety = [control.state_topic, control.command_topic, stop.switch, *(f"{name}/_action/cancel_goal" for name in stop.cancel)]
+    cameras = [control.state_topic, *(contract.cameras[name].topic for name in contract.observation.cameras)]
+    taken = {"safety_node": safety, "camera_node": cameras, "sim_node": [*safety, *cameras]}
+    for name in taken.keys() & nodes.keys():
+        for topic in taken[name]:
+            assert f"-r {topic}:={topic[1:]}" in nodes[name], f"{name} leaves {topic} where all cells have it"
+    assert "-p lead:=fleet " in nodes["trainer_node"]
+    assert "-p store:=runs/a/store " in nodes["policy_node"]
+
+
 @pytest.mark.parametrize("file", sorted((share() / "launch").glob("*.launch.yaml")), ids=lambda file: file.name)
 def test_shipped_launch_files_start_only_nodes_that_exist(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -103,7 +126,8 @@ def test_shipped_launch_files_start_only_nodes_that_exist(
     required = re.findall(r"^  (\w+) \(required", capsys.readouterr().out, re.MULTILINE)
     assert cli.main(["launch", "--dry-run", str(file), *(f"{name}:=/{name}" for name in required)]) == 0
     started = re.findall(r"^\[(\w+)-\d+\] .* exec (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert {"safety_node", "policy_node", "progress_node", "camera_node", "trainer_node"} <= {name for _, name in started}
+    cell = {"safety_node", "policy_node", "progress_node", "camera_node", "trainer_node"}
+    assert {name for _, name in started} >= ({"fleet_node"} if file.name.startswith("fleet") else cell)
     for label, executable in started:
         assert label == executable
         assert (share() / "scripts" / executable).is_file(), f"{executable} has no script for ros2 run"

@@ -35,6 +35,14 @@ def test_success_at_the_very_first_observation_does_not_count() -> None:
     assert (monitor.reason, monitor.success, monitor.steps) == ("", False, 0)
 
 
+def test_an_episode_that_breaks_off_before_its_first_step_has_a_return_all_the_same() -> None:
+    monitor = EpisodeMonitor("e", time_limit=5.0)
+    feed(monitor, 1)
+    monitor.observe(20.0)
+    assert (monitor.reason, monitor.steps, monitor.return_sum) == (SILENT, 0, 0.0)
+    assert isinstance(monitor.return_sum, float), "a message's field takes nothing else"
+
+
 @pytest.mark.parametrize(("limit", "steps"), [(0.5, 5), (1.2, 12), (4.5, 45)])
 def test_the_time_limit_is_a_number_of_steps(limit: float, steps: int) -> None:
     monitor = EpisodeMonitor("e", time_limit=limit)

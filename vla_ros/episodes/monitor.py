@@ -90,7 +90,7 @@ class EpisodeMonitor:
         if stamp in self._before[1 - who]:
             self.started = stamp
             early = [r for s, r in self._before[1].items() if s > stamp]  # judged before the first chunk was heard
-            self.steps, self.return_sum = len(early), sum(early)
+            self.steps, self.return_sum = len(early), sum(early, 0.0)
 
     def _end(self, reason: str) -> None:
         if not self.reason:

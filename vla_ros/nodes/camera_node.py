@@ -54,7 +54,7 @@ class CameraNode(Node):
 
         self.diagnostics = Diagnostics(self, "camera", self.contract.robot)
         profile = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT)
-        self.observations = self.create_publisher(ObservationMsg, "/observation", qos.observations(reliable, QUEUE))
+        self.observations = self.create_publisher(ObservationMsg, "observation", qos.observations(reliable, QUEUE))
         cv2.setNumThreads(1)  # a camera has a thread of its own; to share a picture out among others takes longer than it saves
         self._captures = [Capture(self, name, device) for name, device in devices.items()]
         for name in names:

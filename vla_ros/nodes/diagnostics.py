@@ -22,7 +22,7 @@ class Diagnostics:
 
     def __init__(self, node: Node, name: str, hardware: str = "") -> None:
         self._node = node
-        self._name = name
+        self._name = f"{node.get_namespace().rstrip('/')}/{name}".removeprefix("/")  # a cell's namespace tells it from others
         self._hardware = hardware
         self._counts: dict[str, int] = {}
         self._before: dict[str, int] = {}

@@ -34,7 +34,7 @@ from vla_ros.srv import ResetCell
 HOME_TOLERANCE = 0.02  # rad
 FREE = 2.0**31 - 1  # s, the last stamp there is
 STALLED = 10.0  # s of wall time without a step until an episode is given up; a lock-stepped clock would wait for ever
-PARTNERS = {"/policy/chunk": "policy_node", "/progress": "progress_node", "/safety/state": "safety_node"}  # what a step needs
+PARTNERS = {"policy/chunk": "policy_node", "progress": "progress_node", "safety/state": "safety_node"}  # what a step needs
 PATIENCE = 30.0  # s of wall time for a partner to come up
 LATE = 0.5  # s of wall time for the last observation to arrive after its estimate
 
@@ -50,6 +50,7 @@ class EpisodeRequest:
     seed: int = 0
     split: str = "train"
     task: str = ""
+    folder: str = ""  # below that of the episodes
 
 
 class Cancelled(Exception):
@@ -77,14 +78,17 @@ class EpisodeRunner:
         self.operator_ready = threading.Event()
         self.notify: Callable[[str, str], None] = lambda phase, message: None
 
-        self.instruction = node.create_publisher(Instruction, "/instruction", qos.STATUS)
-        self.ack = node.create_publisher(Header, "/trainer/ack", qos.STATUS)
-        self.reset_cell = node.create_client(ResetCell, "/cell/reset", callback_group=ReentrantCallbackGroup())
+        self.instruction = node.create_publisher(Instruction, "instruction", qos.STATUS)
+        self.ack = node.create_publisher(Header, "trainer/ack", qos.STATUS)
+        self.reset_cell = node.create_client(ResetCell, "cell/reset", callback_group=ReentrantCallbackGroup())
         self._listen(extra_topics)
         self._acknowledge()
 
     def _listen(self, extra: list[str]) -> None:
-        """Raw subscriptions: the bytes that arrive are what is recorded; fields are read where the episode needs them."""
+        """Raw subscriptions: the bytes that arrive are what is recorded; fields are read where the episode needs them.
+
+        In a recording a cell's topics have the names of a cell without a namespace, so that nobody need know where it was made.
+        """
         group = MutuallyExclusiveCallbackGroup()
         heard: dict[str, tuple[type, Callable[[EpisodeMonitor | None, Any], bool] | None, Any]] = {
             # First, because it is served first: behind a queue of the others the episode would end without it.
@@ -97,8 +101,9 @@ class EpisodeRunner:
             topic, _, kind = entry.partition(" ")
             heard[topic] = (message_class(kind), None, qos.SENSOR)
         for topic, (message, handle, profile) in heard.items():
-            callback = self._recorder(topic, message, handle)
-            self.node.create_subscription(message, topic, callback, profile, callback_group=group, raw=True)
+            callback = self._recorder(f"/{topic.lstrip('/')}", message, handle)
+            name = topic if handle is None else topic.removeprefix("/")  # ours is in the node's namespace
+            self.node.create_subscription(message, name, callback, profile, callback_group=group, raw=True)
 
     def _recorder(
         self, topic: str, kind: type, handle: Callable[[EpisodeMonitor | None, Any], bool] | None
@@ -220,7 +225,8 @@ class EpisodeRunner:
             self.wait(lambda: not self.latched, forever, cancelled)
         for topic, name in PARTNERS.items():
             if not self.wait(lambda topic=topic: self.node.count_publishers(topic) > 0, PATIENCE, cancelled, time.monotonic):  # type: ignore[misc]
-                raise VlaRosError(f"nobody publishes {topic} after {PATIENCE:g} s; is {name} running?")
+                full = self.node.resolve_topic_name(topic)
+                raise VlaRosError(f"nobody publishes {full} after {PATIENCE:g} s; is {name} running?")
         self.instruction.publish(Instruction(mode=Instruction.HOME))
         if not self.wait(self._at_home, 20.0, cancelled):
             raise VlaRosError("the arm did not reach home within 20 s; /safety/state tells what stops it")
@@ -267,7 +273,7 @@ class EpisodeRunner:
         """Run and record one prepared episode; its file is complete on disk when this returns."""
         self._count += 1
         name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{self._count:05d}"
-        path = self.folder / f"{name}.mcap"
+        path = self.folder / request.folder / f"{name}.mcap"
         metadata = {
             "episode_id": name, "instruction": request.instruction, "robot": self.contract.robot, "seed": str(request.seed),
             "split": request.split, "greedy": str(request.greedy), "temperature": str(request.temperature),
@@ -309,14 +315,16 @@ class EpisodeRunner:
                     self.instruction.publish(Instruction())
                     self._acknowledge()
             outcome = {SUCCESS: "success", TIME_LIMIT: "failure"}.get(monitor.reason, "aborted")
+            limited = self.limited_ticks - limited
             writer.annotate(
                 outcome=outcome, termination_reason=monitor.reason, policy_version=str(monitor.policy_version),
-                corrected_steps=str(monitor.corrected_steps),
+                steps=str(monitor.steps), corrected_steps=str(monitor.corrected_steps), return_sum=str(monitor.return_sum),
+                final_steps_to_go=str(monitor.final_steps_to_go), limited_ticks=str(limited),
             )  # fmt: skip
         return Episode(
             header=Header(stamp=self.node.get_clock().now().to_msg()), id=name, instruction=instruction, outcome=outcome,
             termination_reason=monitor.reason, steps=monitor.steps,
             duration=monitor.steps / self.contract.observation.rate, return_sum=monitor.return_sum,
             final_steps_to_go=monitor.final_steps_to_go, policy_version=monitor.policy_version,
-            limited_ticks=self.limited_ticks - limited, corrected_steps=monitor.corrected_steps, file=str(path.resolve()),
+            limited_ticks=limited, corrected_steps=monitor.corrected_steps, file=str(path.resolve()),
         )  # fmt: skip

@@ -24,7 +24,7 @@ class Maintenance:
     def __init__(self, node: Node, contract: RobotContract, diagnostics: Diagnostics) -> None:
         self._node, self._contract, self._diagnostics = node, contract, diagnostics
         self._health = health.Health()
-        self._alarm = node.create_publisher(Health, "/training/health", qos.STATUS)
+        self._alarm = node.create_publisher(Health, "training/health", qos.STATUS)
 
     def examine(self, e: Episode) -> None:
         """Reads its recording. One that broke off may lack what is asked for, and is left out."""

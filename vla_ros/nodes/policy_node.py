@@ -74,12 +74,12 @@ class PolicyNode(Node):
 
         self.diagnostics = Diagnostics(self, "policy")
         self.teleop = Teleop(self, self.contract, self.diagnostics)
-        self.chunks = self.create_publisher(ActionChunkMsg, "/policy/chunk", qos.COMMAND)
-        self.active = self.create_publisher(PolicyVersionMsg, "/policy/active", qos.STATUS)
-        self.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.observations(qos.simulated(self), 1))
-        self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
-        self.create_subscription(PolicyVersionMsg, "/policy/version", self._on_version, qos.STATUS)
-        self.create_service(ActivatePolicy, "/policy/activate", self._on_activate)
+        self.chunks = self.create_publisher(ActionChunkMsg, "policy/chunk", qos.COMMAND)
+        self.active = self.create_publisher(PolicyVersionMsg, "policy/active", qos.STATUS)
+        self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.observations(qos.simulated(self), 1))
+        self.create_subscription(Instruction, "instruction", self._on_instruction, qos.STATUS)
+        self.create_subscription(PolicyVersionMsg, "policy/version", self._on_version, qos.STATUS)
+        self.create_service(ActivatePolicy, "policy/activate", self._on_activate)
         if self.store and (resumed := self.store.active() or self.store.latest()):
             self._load(resumed.number, resumed.sha256)
             self._swap()

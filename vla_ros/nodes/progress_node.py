@@ -36,9 +36,9 @@ class ProgressNode(Node):
         self.instruction = Instruction()
         self._newest: ObservationMsg | None = None
         self.diagnostics = Diagnostics(self, "progress")
-        self.progress = self.create_publisher(Progress, "/progress", qos.RECORD)
-        self.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.observations(qos.simulated(self), 1))
-        self.create_subscription(Instruction, "/instruction", self._on_instruction, qos.STATUS)
+        self.progress = self.create_publisher(Progress, "progress", qos.RECORD)
+        self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.observations(qos.simulated(self), 1))
+        self.create_subscription(Instruction, "instruction", self._on_instruction, qos.STATUS)
         c = self.judge.calibration
         self.get_logger().info(f"judge ready: success at d <= {c.threshold:.2f} steps, {c.debounce} frames in a row")
 

@@ -23,7 +23,7 @@ from vla_ros.robots.contract import RobotContract
 from vla_ros.safety.filter import SafetyFilter
 from vla_ros.safety.people import NEAR, REASONS, PeopleGuard
 
-PEOPLE_TOPIC, WORLD_TOPIC = "/safety/human_distance", "/safety/world"
+PEOPLE_TOPIC, WORLD_TOPIC = "safety/human_distance", "safety/world"
 OBSERVATION = "observation"  # the filter's name for the cameras as an input
 FIRST = 1  # the version that nobody announces: the weights that the policy was started with
 # A publisher that keeps its obstacles for late subscribers, so that a restarted filter knows them, too.
@@ -50,13 +50,13 @@ class SafetyInputs:
             node.create_subscription(Range, PEOPLE_TOPIC, self._on_distance, qos.LATEST)
             self._apply_people()
         node.create_subscription(MarkerArray, WORLD_TOPIC, self._on_world, WORLD_QOS)
-        node.create_service(SetBool, "/safety/reduced_speed", self._on_reduced_speed)
+        node.create_service(SetBool, "safety/reduced_speed", self._on_reduced_speed)
         if watch_cameras:
             safety.watch(OBSERVATION, contract.observation.max_age)
-            node.create_subscription(ObservationMsg, "/observation", self._on_observation, qos.LATEST)
+            node.create_subscription(ObservationMsg, "observation", self._on_observation, qos.LATEST)
         if check_versions:
             safety.known_versions = {FIRST}
-        node.create_subscription(PolicyVersionMsg, "/policy/version", self._on_version, qos.STATUS)
+        node.create_subscription(PolicyVersionMsg, "policy/version", self._on_version, qos.STATUS)
 
     def tick(self, now: float) -> None:
         """Every control tick, before the filter's."""
@@ -107,8 +107,9 @@ class SafetyInputs:
             self._filter.set_world(list(obstacles.values()))
         except VlaRosError as error:
             self._diagnostics.count("refused_worlds")
-            self._diagnostics.error(f"{WORLD_TOPIC}: refused whole: {error}")
-            self._node.get_logger().error(f"{WORLD_TOPIC}: refused whole: {error}", throttle_duration_sec=1.0)
+            refused = f"{self._node.resolve_topic_name(WORLD_TOPIC)}: refused whole: {error}"
+            self._diagnostics.error(refused)
+            self._node.get_logger().error(refused, throttle_duration_sec=1.0)
         else:
             self.world.obstacles = obstacles
             self._diagnostics.count("accepted_worlds")

@@ -80,7 +80,7 @@ class SafetyNode(Node):
             Float64MultiArray, control.command_topic, self._command_qos(),
             event_callbacks=PublisherEventCallbacks(deadline=self._missed("command_deadlines_missed")),
         )  # fmt: skip
-        self.states = self.create_publisher(SafetyStateMsg, "/safety/state", qos.STATUS)
+        self.states = self.create_publisher(SafetyStateMsg, "safety/state", qos.STATUS)
         self.create_subscription(
             JointStateMsg, control.state_topic, self._on_joint_state, _state_qos(reliable, state_deadline),
             event_callbacks=SubscriptionEventCallbacks(
@@ -90,20 +90,20 @@ class SafetyNode(Node):
         )  # fmt: skip
         # A publisher that leases its liveliness is missed when the lease ends, any other when its participant's does (10 s).
         self.create_subscription(
-            ActionChunkMsg, "/policy/chunk", self._on_chunk, QUEUE,
+            ActionChunkMsg, "policy/chunk", self._on_chunk, QUEUE,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._lost("chunk_publishers_lost")),
         )  # fmt: skip
-        self.create_subscription(Bool, "/estop", self._on_estop, 10)
-        self.create_service(Trigger, "/safety/estop", self._on_estop_service)
+        self.create_subscription(Bool, "estop", self._on_estop, 10)
+        self.create_service(Trigger, "safety/estop", self._on_estop_service)
         # A group of its own, as it waits for the driver while everything else goes on.
-        self.create_service(Trigger, "/safety/reset", self._on_reset, callback_group=ReentrantCallbackGroup())
+        self.create_service(Trigger, "safety/reset", self._on_reset, callback_group=ReentrantCallbackGroup())
         self.inputs = SafetyInputs(self, self.contract, self.filter, self.diagnostics)
         self.stop = DriverStop(self, StopSpec.load(self.contract), self.diagnostics)
         self._fastest = float("nan")  # rad/s, of the measured joints
         self._ordered = 0.0  # s, perf_counter, of an e-stop that no command has obeyed yet
         self._standing: float | None = None  # s, monotonic, since when a latched command stands
-        self.heartbeat = self.create_publisher(Header, "/safety/heartbeat", qos.LATEST)
-        self.markers = self.create_publisher(MarkerArray, "/safety/markers", qos.COMMAND)
+        self.heartbeat = self.create_publisher(Header, "safety/heartbeat", qos.LATEST)
+        self.markers = self.create_publisher(MarkerArray, "safety/markers", qos.COMMAND)
         self.create_timer(self.period, self._watch, clock=steady)
         self.create_timer(CHECK_PERIOD, self._survey, clock=steady)
         self.create_timer(HEARTBEAT, self._beat, clock=steady)

@@ -83,16 +83,16 @@ class SimNode(Node):
         reliable = QoSProfile(depth=10)  # in lock step nothing may be lost; also serves best-effort subscribers
         self.clock = self.create_publisher(Clock, "/clock", reliable)
         self.joints = self.create_publisher(JointState, self.contract.control.state_topic, reliable)
-        self.truth = self.create_publisher(TrueOutcome, "/sim/truth", qos.STATUS)
+        self.truth = self.create_publisher(TrueOutcome, "sim/truth", qos.STATUS)
         self.cameras = {
             name: (self.create_publisher(Image, c.topic, reliable), self.create_publisher(CameraInfo, c.info, reliable))
             for name, c in self.contract.cameras.items()
         }
-        self.overview = self.create_publisher(Image, "/camera/overview/image_raw", qos.SENSOR)
+        self.overview = self.create_publisher(Image, "camera/overview/image_raw", qos.SENSOR)
         command = self.contract.control.command_topic
         self.create_subscription(Float64MultiArray, command, self._on_command, qos.COMMAND)
         self.create_subscription(JointTrajectory, TRAJECTORY_TOPIC, self._on_trajectory, qos.COMMAND)
-        self.create_service(ResetCell, "/cell/reset", self._on_reset)
+        self.create_service(ResetCell, "cell/reset", self._on_reset)
         self._offer_controller_manager()
         self.answered = {entry.partition(" ")[0]: -math.inf for entry in awaited}  # topic -> newest stamp [s]
         for entry in awaited:

@@ -16,7 +16,7 @@ from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.teleoperation import Teleoperation
 from vla_ros.types import Array
 
-TWIST, JOINTS = "/teleop/twist", "/teleop/joint_states"
+TWIST, JOINTS = "teleop/twist", "teleop/joint_states"
 
 
 class Teleop:
@@ -28,10 +28,10 @@ class Teleop:
         self._commands = Teleoperation(contract, float(node.declare_parameter("teleop_timeout", 0.3).value))
         self._person = False
         if contract.action.tip_plane is None:
-            self._topic = JOINTS
+            self._topic = node.resolve_topic_name(JOINTS)
             node.create_subscription(JointState, JOINTS, self._on_joints, qos.LATEST)
         else:
-            self._topic = TWIST
+            self._topic = node.resolve_topic_name(TWIST)
             node.create_subscription(TwistStamped, TWIST, self._on_twist, qos.LATEST)
         self._acts(False)
 

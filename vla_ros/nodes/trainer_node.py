@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from vla_ros.msg import Episode, PolicyVersion, TrainingState, TrueOutcome
 from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
+from vla_ros.nodes.fleet_member import Member
 from vla_ros.nodes.main import run, spin_threads
 from vla_ros.nodes.maintenance import Maintenance
 from vla_ros.nodes.weights import WeightServer
@@ -45,8 +47,11 @@ ABORTED_IN_A_ROW = 5  # then practice stops: something is broken
 
 
 class TrainerNode(Node):
-    def __init__(self) -> None:
-        super().__init__("trainer_node")
+    """One cell's trainer. With the parameter `lead` it practises for a fleet (fleet_member.py), whose lead (fleet_node.py) is a
+    trainer that has its episodes from other cells."""
+
+    def __init__(self, name: str = "trainer_node") -> None:
+        super().__init__(name)
         p = self.declare_parameter
         self.contract = RobotContract.load(p("robot", "panda").value)
         self.policy = p("policy", "").value
@@ -56,14 +61,8 @@ class TrainerNode(Node):
         self.config = p("config", "config/training/self_improvement.yaml").value
         _, self.stopping = load_config(self.config)  # fail at start, not after an hour of practice
         load_corrections(self.config)
-        folder = Path(p("episodes_dir", "").value or "episodes")
-        reset_by = p("reset", "cell").value
-        if reset_by not in ("cell", "operator"):
-            raise VlaRosError(f"parameter `reset` is {reset_by!r}, expected 'cell' or 'operator'")
-        p("material", "")  # batch on the table, recorded with each episode; change it when the batch changes
-        self.runner = EpisodeRunner(self, self.contract, folder, reset_by, list(p("record_topics", [""]).value))
-        self.runner.notify = lambda phase, message: self._report(phase=phase, message=message)
-        self._busy = threading.Lock()  # one goal at a time moves the arm
+        self.folder = Path(p("episodes_dir", "").value or "episodes")
+        self.busy = threading.Lock()  # one goal at a time moves the arm
         self._active = 0  # version that the policy node runs
         self._announced = 0  # the last one that this node asked for
         self._unproven = 0  # episodes until it is off probation
@@ -75,14 +74,33 @@ class TrainerNode(Node):
         self._audits: deque[tuple[bool, bool]] = deque()  # detected and labelled success, not yet looked at
         self._state = TrainingState(phase="idle")
 
-        self.diagnostics = Diagnostics(self, "trainer")
-        self.announce = self.create_publisher(PolicyVersion, "/policy/version", qos.STATUS)
-        self.training = self.create_publisher(TrainingState, "/training/state", qos.STATUS)
-        self.episodes = self.create_publisher(Episode, "/training/episode", qos.RECORD)
-        self.maintenance = Maintenance(self, self.contract, self.diagnostics)
+        self.diagnostics = Diagnostics(self, name.removesuffix("_node"))
+        self.announce = self.create_publisher(PolicyVersion, "policy/version", qos.STATUS)
+        self.training = self.create_publisher(TrainingState, "training/state", qos.STATUS)
+        self.episodes = self.create_publisher(Episode, "training/episode", qos.RECORD)
         own = ReentrantCallbackGroup()
+        goals: dict[str, Any] = {
+            "goal_callback": self._on_goal, "cancel_callback": lambda _: CancelResponse.ACCEPT, "callback_group": own,
+        }  # fmt: skip
+        self._meet(own, goals)
+        WeightServer(self, self.store, own)
+        self.create_service(LabelEpisode, "episodes/label", self._on_label, callback_group=own)
+        self._improve = ActionServer(self, Improve, "improve", self._execute_improve, **goals)
+        self.report()
+        self.get_logger().info(f"episodes go to {self.folder}, versions to {self.store.folder}")
+
+    def _meet(self, own: ReentrantCallbackGroup, goals: dict[str, Any]) -> None:
+        """The cell that practises here."""
+        p = self.declare_parameter
+        reset_by = p("reset", "cell").value
+        if reset_by not in ("cell", "operator"):
+            raise VlaRosError(f"parameter `reset` is {reset_by!r}, expected 'cell' or 'operator'")
+        p("material", "")  # batch on the table, recorded with each episode; change it when the batch changes
+        self.runner = EpisodeRunner(self, self.contract, self.folder, reset_by, list(p("record_topics", [""]).value))
+        self.runner.notify = lambda phase, message: self.report(phase=phase, message=message)
+        self.maintenance = Maintenance(self, self.contract, self.diagnostics)
         self.create_subscription(
-            PolicyVersion, "/policy/active", self._on_active, qos.STATUS, callback_group=MutuallyExclusiveCallbackGroup()
+            PolicyVersion, "policy/active", self._on_active, qos.STATUS, callback_group=MutuallyExclusiveCallbackGroup()
         )
         quality, audit = p("quality_topic", "").value, p("audit_topic", "").value
         self._measures, self._audited = bool(quality), bool(audit)
@@ -90,18 +108,21 @@ class TrainerNode(Node):
             self.create_subscription(Float32, quality, self._on_quality, qos.RECORD, callback_group=own)
         if audit:  # vla_ros/TrueOutcome: audits every episode; nothing learns from it
             self.create_subscription(TrueOutcome, audit, self._on_truth, qos.STATUS, callback_group=own)
-        WeightServer(self, self.store, own)
-        self.create_service(LabelEpisode, "/episodes/label", self._on_label, callback_group=own)
-        self.create_service(Trigger, "/trainer/ready", self._on_ready, callback_group=own)
-        goals: dict[str, Any] = {
-            "goal_callback": self._on_goal, "cancel_callback": lambda _: CancelResponse.ACCEPT, "callback_group": own,
-        }  # fmt: skip
-        self._run_task = ActionServer(self, RunTask, "/run_task", self._execute_run_task, **goals)
-        self._improve = ActionServer(self, Improve, "/improve", self._execute_improve, **goals)
-        self._report()
-        self.get_logger().info(f"episodes go to {folder}, versions to {self.store.folder}")
+        self.create_service(Trigger, "trainer/ready", self._on_ready, callback_group=own)
+        self._run_task = ActionServer(self, RunTask, "run_task", self._execute_run_task, **goals)
+        lead = p("lead", "").value  # namespace of the fleet's lead; empty: this cell learns by itself
+        self.member = Member(self, lead, own) if lead else None
 
-    def _report(self, **fields: Any) -> None:
+    @property
+    def running(self) -> int:
+        """The version that the policy node runs; 0: it has not been heard."""
+        return self._active
+
+    @property
+    def phase(self) -> str:
+        return str(self._state.phase)
+
+    def report(self, **fields: Any) -> None:
         for name, value in fields.items():
             setattr(self._state, name, value)
         self._state.header.stamp = self.get_clock().now().to_msg()
@@ -121,7 +142,7 @@ class TrainerNode(Node):
         if self._active and message.number != self._active:
             self._state.swaps += 1
         self._active = message.number
-        self._report()
+        self.report()
 
     def _mark(self, number: int) -> None:
         with self._marking:
@@ -137,8 +158,9 @@ class TrainerNode(Node):
         self._truth = message.success
 
     def _on_goal(self, goal: Any) -> GoalResponse:
-        if self._busy.locked():
-            self.get_logger().warning("goal rejected: another one is running; cancel it first")
+        if self.busy.locked():
+            first = f"cancel that of {self.member.goals}" if self.member else "cancel it first"
+            self.get_logger().warning(f"goal rejected: another one is running; {first}")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
@@ -156,7 +178,7 @@ class TrainerNode(Node):
             )
 
         result = RunTask.Result(outcome="aborted")
-        with self._busy:
+        with self.busy:
             try:
                 if g.instruction and self.prompt is not None:
                     self.prompt([g.instruction])
@@ -167,7 +189,8 @@ class TrainerNode(Node):
             except VlaRosError as error:
                 return self._failed(handle, result, error)
         self.episodes.publish(e)
-        self._prove(e)
+        if self.member is None:
+            self._prove(e)
         result = RunTask.Result(
             outcome=e.outcome, termination_reason=e.termination_reason, episode_id=e.id, instruction=e.instruction,
             steps=e.steps, duration=e.duration, policy_version=e.policy_version, file=e.file,
@@ -186,7 +209,7 @@ class TrainerNode(Node):
     def _failed(self, handle: Any, result: Any, error: VlaRosError) -> Any:
         self.get_logger().error(str(error))
         self.diagnostics.error(str(error))
-        self._report(phase="stopped", message=str(error))
+        self.report(phase="stopped", message=str(error))
         result.termination_reason = str(error)
         handle.abort()
         return result
@@ -197,7 +220,10 @@ class TrainerNode(Node):
             return self._failed(handle, result, VlaRosError("Improve: episodes and episodes_per_update must be above 0"))
         if self.prompt is None:
             return self._failed(handle, result, VlaRosError(f"Improve: policy {self.policy} is foreign: it learns where it runs"))
-        with self._busy:
+        if self.member is not None:
+            elsewhere = f"Improve: this cell practises for a fleet; send the goal to {self.member.goals}"
+            return self._failed(handle, result, VlaRosError(elsewhere))
+        with self.busy:
             learner: LearnerProcess | None = None
             swaps_before = self._state.swaps
             self.diagnostics.clear("practice")
@@ -210,21 +236,21 @@ class TrainerNode(Node):
                 self._publish(first["version"])
                 stop = self._practise(handle, learner, result)
             except Cancelled:
-                self._report(phase="idle")
+                self.report(phase="idle")
                 return self._cancelled(handle, result)
             except VlaRosError as error:
                 return self._failed(handle, result, error)
             finally:
-                self.runner.hold(False)
+                self._hold(False)
                 result.swaps, result.policy_version = self._state.swaps - swaps_before, self._active
                 if learner is not None:
                     learner.close()
             if stop is None:
-                self._report(phase="idle")
+                self.report(phase="idle")
                 result.termination_reason = "finished"
             else:
                 result.termination_reason, result.message = "stopped", f"{stop.rule}: {stop.sentence}"
-                self._report(phase="stopped", message=result.message, stop_rule=stop.rule)
+                self.report(phase="stopped", message=result.message, stop_rule=stop.rule)
         handle.succeed()
         return result
 
@@ -233,46 +259,44 @@ class TrainerNode(Node):
         goal, batch = handle.request, list[Episode]()
         watch, recent = Stopping(self.stopping), deque[Episode](maxlen=self.stopping.window)
         self._detected, self._audits = {}, deque()
-        self._report(stop_rule="", rollbacks=0, best_version=0)
+        self.report(stop_rule="", rollbacks=0, best_version=0)
         stopped = lambda: handle.is_cancel_requested  # noqa: E731
         # What the learner has not read yet: people also take over in tasks, and did in practice before.
-        corrected = [str(path) for path in corrected_episodes(self.runner.folder, self.contract.robot)]
-        self._report(corrected_episodes=0)
-        aborted, told, rate = 0, "", math.nan
+        corrected = [str(path) for path in corrected_episodes(self.folder, self.contract.robot)]
+        self.report(corrected_episodes=0)
+        aborted, told, rate = Counter[str](), "", math.nan
         stop: Stop | None = None
         while result.episodes < goal.episodes and not (stop and stop.ends):
-            request = EpisodeRequest(seed=goal.seed + result.episodes, split="train", task=goal.task)
-            self._report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message=told)
-            prepared = self.runner.prepare(request, stopped)
-            self._truth = None
-            e = self.runner.run(prepared, stopped)
+            self.report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message=told)
+            e = self.next_episode(EpisodeRequest(seed=goal.seed + result.episodes, split="train", task=goal.task), stopped)
             self.episodes.publish(e)
             if e.termination_reason == "cancelled":
                 raise Cancelled
             self._prove(e)
-            if e.policy_version not in (0, self._announced):  # an operator's choice; the rules do not go back behind it
+            if self._overruled(e):  # an operator's choice; the rules do not go back behind it
                 watch, self._announced = Stopping(self.stopping), e.policy_version
             if e.corrected_steps:
                 corrected.append(e.file)  # whatever becomes of the episode: it is a person's work
-                self._report(corrected_episodes=self._state.corrected_episodes + 1)
+                self.report(corrected_episodes=self._state.corrected_episodes + 1)
             else:
                 self.maintenance.examine(e)
             if stop := self._asked(watch, e):
                 told = self._go_back(stop, result)
                 batch.clear()
+            cell = e.id.rpartition("/")[0]  # of a fleet
             if e.outcome == "aborted":
-                aborted += 1
+                aborted[cell] += 1
                 self.get_logger().warning(f"episode {e.id} is left out of learning: {e.termination_reason}")
-                if aborted == ABORTED_IN_A_ROW:
-                    raise VlaRosError(f"{aborted} episodes in a row were aborted, the last one by {e.termination_reason}")
+                if aborted[cell] == ABORTED_IN_A_ROW:
+                    self._broken(e)
                 continue
-            aborted = 0
+            aborted[cell] = 0
             result.episodes += 1
             if not e.corrected_steps:
                 recent.append(e)
                 rate = sum(x.outcome == "success" for x in recent) / len(recent)
-                self._report(success_rate=rate, mean_length=sum(x.steps for x in recent) / len(recent))
-            self._report(episodes=result.episodes)
+                self.report(success_rate=rate, mean_length=sum(x.steps for x in recent) / len(recent))
+            self.report(episodes=result.episodes)
             handle.publish_feedback(
                 Improve.Feedback(
                     episodes=result.episodes, iteration=result.updates, success_rate=rate, policy_version=self._active
@@ -289,22 +313,51 @@ class TrainerNode(Node):
                 told = ""
         return stop if stop and stop.ends else None
 
+    # -- the cell -------------------------------------------------------------------------------------------------
+
+    def next_episode(self, request: EpisodeRequest, stopped: Callable[[], bool]) -> Episode:
+        """Lays out a scene, runs and records an episode in it."""
+        prepared = self.runner.prepare(request, stopped)
+        self._truth = None
+        return self.runner.run(prepared, stopped)
+
+    def measured(self) -> tuple[list[float], bool | None]:
+        """Quality and audited success of the episode that has just ended; asked for once."""
+        values, self._quality = self._quality, []
+        self.diagnostics.count("unmeasured_episodes", int(self._measures and not values))
+        self.diagnostics.count("unaudited_episodes", int(self._audited and self._truth is None))
+        return values, self._truth
+
+    def _overruled(self, e: Episode) -> bool:
+        return e.policy_version not in (0, self._announced)
+
+    def _broken(self, e: Episode) -> None:
+        raise VlaRosError(f"{ABORTED_IN_A_ROW} episodes in a row were aborted, the last one by {e.termination_reason}")
+
+    def _hold(self, on: bool) -> None:
+        self.runner.hold(on)
+
+    def _await(self, number: int) -> None:
+        """Until the announced version runs."""
+        if not self.runner.wait(lambda: self._active == number, 10.0):
+            raise VlaRosError(f"the policy node did not take version {number} within 10 s; it runs version {self._active}")
+
+    # -- rules and versions ---------------------------------------------------------------------------------------
+
     def _asked(self, watch: Stopping, e: Episode) -> Stop | None:
         """What the stopping rules say after an episode; one that broke off for want of a policy says nothing about it, nor does
         one in which a person took over."""
         stop: Stop | None = None
         while self._audits and stop is None:
             stop = watch.audit(*self._audits.popleft())
-        values, self._quality = self._quality, []
-        self.diagnostics.count("unmeasured_episodes", int(self._measures and not values))
-        self.diagnostics.count("unaudited_episodes", int(self._audited and self._truth is None))
+        values, truth = self.measured()
         if not e.corrected_steps and (e.outcome != "aborted" or e.termination_reason == LATCHED):
             success = self._detected[e.id] = e.outcome == "success"
             quality = {"quality": sum(values) / len(values)} if values else {}
             group = e.instruction.split(" ")[0]  # the verb stands for the task
-            stop = stop or watch.episode(e.policy_version, success, e.termination_reason, quality, self._truth, group)
+            stop = stop or watch.episode(e.policy_version, success, e.termination_reason, quality, truth, group)
         if best := watch.best:
-            self._report(best_version=best.version, best_rate=best.rate, best_low=best.low, best_high=best.high)
+            self.report(best_version=best.version, best_rate=best.rate, best_low=best.low, best_high=best.high)
         return stop
 
     def _go_back(self, stop: Stop, result: Improve.Result) -> str:
@@ -318,32 +371,32 @@ class TrainerNode(Node):
             self.diagnostics.error(message)
         self.maintenance.ring(stop)
         self._publish(stop.best)
-        self._report(rollbacks=result.rollbacks, message=message)
+        self.report(rollbacks=result.rollbacks, message=message)
         return message
 
     def _learn(self, learner: LearnerProcess, batch: list[Episode], corrected: list[str], stopped: Any) -> None:
         """One update in the child, on a batch and on recordings in which a person took over; simulated time waits, a real arm
         stands still. Then swap and go on."""
-        self._report(phase="learning")
-        self.runner.hold(True)
+        self.report(phase="learning")
+        self._hold(True)
         learner.submit([e.file for e in batch], batch[-1].policy_version, corrected)
         answer = None
         while answer is None:
             if stopped():
                 raise Cancelled
             answer = learner.answer(timeout=0.1)
-        self._report(
+        self.report(
             phase="publishing", iteration=self._state.iteration + 1,  # a batch that people acted in alone has no such figures
             **{name: answer.get(name, math.nan) for name in ("loss", "entropy", "mean_return")},
         )  # fmt: skip
-        self.runner.hold(False)
+        self._hold(False)
         self._publish(int(answer["version"]))
 
     def _prove(self, e: Episode) -> None:
         """One episode less on probation, if it says something about the version that is."""
         if self._unproven and e.outcome != "aborted" and not e.corrected_steps and e.policy_version == self._announced:
             self._unproven -= 1
-            self._report()
+            self.report()
             if not self._unproven:
                 self._proven.add(self._announced)
                 self._announce()
@@ -362,21 +415,24 @@ class TrainerNode(Node):
         )  # fmt: skip
         message.header.stamp = self.get_clock().now().to_msg()
         self.announce.publish(message)
-        self._report()
+        self.report()
 
     def _publish(self, number: int) -> None:
-        """Announce a version and wait until the policy node runs it."""
-        self._announced, self._unproven = number, self._probation_of(number)
+        self.run_version(number, self._probation_of(number))
+
+    def run_version(self, number: int, unproven: int) -> None:
+        """Announce a version of the store, with so many episodes of probation, and wait until the policy node runs it."""
+        self._announced, self._unproven = number, unproven
         self._announce()
-        if not self.runner.wait(lambda: self._active == number, 10.0):
-            raise VlaRosError(f"the policy node did not take version {number} within 10 s; it runs version {self._active}")
+        self._await(number)
         self._mark(number)
 
     # -- services -------------------------------------------------------------------------------------------------
 
     def _on_label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
         try:
-            label(self.runner.folder, request.episode_id, request.outcome, request.note)
+            cell, _, name = request.episode_id.rpartition("/")
+            label(self.folder / cell, name, request.outcome, request.note)
             if request.outcome != "aborted" and request.episode_id in self._detected:
                 self._audits.append((self._detected[request.episode_id], request.outcome == "success"))
             response.success = True

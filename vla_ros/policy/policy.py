@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from vla_ros.errors import VlaRosError
+from vla_ros.files import sha256
 from vla_ros.policy.engines import Eager, image_shape
 from vla_ros.policy.heads import ActionHead, Drawn
 from vla_ros.policy.model import VlaConfig, VlaModel
@@ -55,6 +57,20 @@ def save(
     model.save_pretrained(folder, state_dict=weights)
     prompt.tokenizer.save_pretrained(folder)
     (Path(folder) / "training.json").write_text(json.dumps(record, indent=1))
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of a checkpoint's network, weights and words: the same for copies on different machines.
+
+    Raises:
+        VlaRosError: it is incomplete.
+    """
+    weights = sorted(Path(folder).glob("*.safetensors"))
+    parts = [Path(folder) / "config.json", Path(folder) / "tokenizer.json", *weights]
+    for part in parts:
+        if not weights or not part.is_file():
+            raise VlaRosError(f"checkpoint {folder}: found no {part.name if weights else '*.safetensors'}")
+    return hashlib.sha256("".join(f"{part.name} {sha256(part)}\n" for part in parts).encode()).hexdigest()
 
 
 def load(folder: Path, robot: str = "", device: str = "cpu", half: bool = False) -> tuple[Model, Prompt]:

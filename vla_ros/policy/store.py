@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -20,28 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vla_ros import files
 from vla_ros.errors import VlaRosError
+from vla_ros.files import sha256
 from vla_ros.types import PolicyVersion
 
 WEIGHTS, RECORD, ACTIVE = "weights.safetensors", "version.json", "active"
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(path)
-
-
-def _sha256(path: Path) -> str:  # Python 3.10 has no file_digest
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """A file's content, or a folder's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remedy(error: Exception) -> str:
@@ -116,11 +99,7 @@ class WeightStore:
             return self.record(record.number)
 
         def save(path: Path) -> PolicyVersion:
-            with path.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-            if (found := sha256(path)) != record.sha256:
-                raise VlaRosError(f"version {record.number}: sha256 is {found[:16]}, expected {record.sha256[:16]}: not taken")
+            files.write(path, pieces, record.sha256, f"version {record.number}")
             return record
 
         return self._add(record.number, save)
@@ -134,9 +113,9 @@ class WeightStore:
             record = dataclasses.replace(save(draft / WEIGHTS), path=str(final))
             (draft / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1))
             for path in (draft / WEIGHTS, draft / RECORD, draft):
-                _sync(path)
+                files.sync(path)
             draft.rename(final)
-            _sync(self.folder)
+            files.sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise VlaRosError(f"{self.folder}: version {number} was not written: {error}; {_remedy(error)}") from error
@@ -188,9 +167,9 @@ class WeightStore:
         marker, draft = self.folder / ACTIVE, self.folder / f".{ACTIVE}.{os.getpid()}.part"
         try:
             draft.write_text(f"{number}\n")
-            _sync(draft)
+            files.sync(draft)
             draft.replace(marker)
-            _sync(self.folder)
+            files.sync(self.folder)
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink()
