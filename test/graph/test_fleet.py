@@ -21,7 +21,7 @@ from node_process import NodeProcess
 from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from test_practice_stops import CONFIG, HOME, FakeCell, always
+from test_practice_stops import CONFIG, HOME, PERIOD, FakeCell, always
 from vla_ros.action import Improve
 from vla_ros.msg import Episode, Fleet, PolicyVersion, TrainingState
 from vla_ros.srv import ActivatePolicy, LabelEpisode
@@ -217,7 +217,7 @@ def test_a_killed_member_holds_up_nobody_and_what_it_has_recorded_is_learned_fro
         rig.cells[name].pose(HOME)
     rig.until(lambda: {rig.cell_of(e) for e in rig.operator.episodes[counted:]} >= {"a", "b"}, "the others go on")
     for name in "ab":
-        rig.cells[name].pose(AWAY)
+        rig.cells[name].q = AWAY  # seen with its next frame
     rig.until(lambda: rig.heard("fleet/fleet", "member /c: not heard from since 20"), "/diagnostics")
     assert rig.heard("fleet/fleet", "member /never: not heard from since 20")
     assert not rig.heard("fleet/fleet", "member /a: not heard")
@@ -269,6 +269,25 @@ def test_a_stalled_member_holds_up_nobody_and_follows_when_it_moves_again(rig: R
     assert rig.cells["b"].version.number != number + 1
     rig.members["b"].process.send_signal(signal.SIGCONT)
     rig.all_run(number + 1)
+
+
+def test_recordings_that_cannot_be_read_are_kept_and_hold_up_nobody(rig: Rig) -> None:
+    cell, before = rig.cells["c"], set(rig.recorded("c"))
+    frame = cell._frame
+
+    def twice() -> None:
+        frame()
+        cell._stamp -= PERIOD
+        frame()
+
+    cell._frame = twice  # type: ignore[method-assign]
+    result = rig.ended(rig.start(12, 12))
+    cell._frame = frame  # type: ignore[method-assign]
+    assert (result.termination_reason, result.updates) == ("finished", 1)
+    assert {rig.cell_of(e) for e in rig.operator.episodes if e.outcome != "aborted"} == {"a", "b"}
+    rig.until(lambda: rig.heard("fleet/fleet", "is kept, but left out of learning: "), "/diagnostics")
+    rig.until(lambda: rig.fetched("c").keys() >= rig.recorded("c").keys() > before, "its recordings at the lead")
+    rig.all_run(result.policy_version)
 
 
 def test_what_the_cells_audits_say_ends_it(rig: Rig) -> None:

@@ -21,6 +21,7 @@ from rclpy.clock import Clock, ClockType
 
 from vla_ros import files
 from vla_ros.action import Improve
+from vla_ros.episodes import load_episode
 from vla_ros.episodes.folder import read_info
 from vla_ros.episodes.monitor import CANCELLED
 from vla_ros.errors import VlaRosError
@@ -216,8 +217,14 @@ class FleetNode(TrainerNode):
         except (ValueError, TypeError, KeyError) as error:
             raise VlaRosError(f"{cell.client.service}: {name}: found {text[:80]!r}, expected JSON with its sha256") from error
         files.receive(path, pieces, digest)
+        e = self._episode(path, cell)
+        if e.outcome != "aborted":
+            try:
+                load_episode(path, self.contract)  # what the learner cannot read would end practice for all
+            except VlaRosError as error:
+                raise VlaRosError(f"episode {e.id} is kept, but left out of learning: {error}") from error
         with self._arrived:
-            self._inbox.append(Arrived(path.parent.name, self._episode(path, cell), quality, audit))
+            self._inbox.append(Arrived(path.parent.name, e, quality, audit))
             self._arrived.notify_all()
 
     def _episode(self, path: Path, cell: Cell) -> Episode:
