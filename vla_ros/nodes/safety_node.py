@@ -6,6 +6,7 @@ fall silent. Everything runs on one executor thread, so the filter needs no lock
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from contextlib import suppress
@@ -51,6 +52,7 @@ HEARTBEAT = 0.02  # s, steady clock
 MARKERS = 0.1  # s
 REST = 0.5  # s of standing commands after which the driver is stopped even if the measured arm still moves
 STOP_TOPIC, STOP_SERVICE, SECOND = "estop_topic", "estop_service", "second_command_publisher"
+HALL = "estop_hall"
 
 
 class SafetyNode(Node):
@@ -93,7 +95,9 @@ class SafetyNode(Node):
             ActionChunkMsg, "policy/chunk", self._on_chunk, QUEUE,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._lost("chunk_publishers_lost")),
         )  # fmt: skip
-        self.create_subscription(Bool, "estop", self._on_estop, 10)
+        # Its own, and in a namespace the whole hall's.
+        for topic, cause in {"/estop": HALL, self.resolve_topic_name("estop"): STOP_TOPIC}.items():
+            self.create_subscription(Bool, topic, functools.partial(self._on_estop, cause), 10)
         self.create_service(Trigger, "safety/estop", self._on_estop_service)
         # A group of its own, as it waits for the driver while everything else goes on.
         self.create_service(Trigger, "safety/reset", self._on_reset, callback_group=ReentrantCallbackGroup())
@@ -242,12 +246,12 @@ class SafetyNode(Node):
         elif chunk.observation_stamp > 0.0:
             self.diagnostics.sample("observation_to_chunk", now - chunk.observation_stamp)
 
-    def _on_estop(self, message: Bool) -> None:
+    def _on_estop(self, cause: str, message: Bool) -> None:
         if message.data:
             self._order()
-            self.filter.estop(STOP_TOPIC, held=True)
+            self.filter.estop(cause, held=True)
         else:
-            self.filter.release(STOP_TOPIC)
+            self.filter.release(cause)
 
     def _order(self) -> None:
         """A stop was ordered now; /diagnostics tells how long the command that obeys it took."""
