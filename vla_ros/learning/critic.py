@@ -26,7 +26,7 @@ from torch.nn.functional import softplus
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Inputs
-from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, returns, steps_of
+from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, returns, rewards, steps_of
 from vla_ros.policy import adapter
 from vla_ros.policy.model import Trunk
 from vla_ros.policy.policy import Model
@@ -141,7 +141,7 @@ class CriticImprovement(SelfImprovement):
             ratio = (self._log_probabilities(trunk, tokens) - drawn).exp().mean()
         return {
             **figures, "ratio": float(ratio), "first_ratio": float(first_ratio), "explained": 1 - float(left),
-            "mean_return": float(returns(episodes, c.reward_clip, c.gamma).mean()),
+            "mean_return": float(returns([rewards(e.steps_to_go, c.reward_clip) for e in episodes], c.gamma).mean()),
             "mean_length": float(np.mean([len(e.tokens) for e in episodes])), "samples": len(known.progress),
         }  # fmt: skip
 

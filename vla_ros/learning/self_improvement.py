@@ -95,9 +95,9 @@ def rewards(steps_to_go: NDArray[np.float32], clip: float) -> Tensor:
     return torch.from_numpy(np.clip(steps_to_go[:-1] - steps_to_go[1:], -clip, clip))
 
 
-def returns(episodes: Sequence[PracticeEpisode], clip: float, gamma: float) -> Tensor:
-    """R_t of all steps of each episode one after another, [n]."""
-    return torch.cat([discounted(rewards(e.steps_to_go, clip), gamma) for e in episodes])
+def returns(rewards: Sequence[Tensor], gamma: float) -> Tensor:
+    """R_t of all steps of each episode, [T] each, one after another, [n]."""
+    return torch.cat([discounted(r, gamma) for r in rewards])
 
 
 def discounted(values: Tensor, factor: float) -> Tensor:
@@ -123,7 +123,7 @@ def advantages(rewards: Sequence[Tensor], seen: Sequence[Tensor], counts: Tensor
     x = [torch.cat([(own.double() - mean) / std, torch.ones(len(own), 1)], 1) for own in seen]
     left = [gamma ** torch.arange(len(r), 0, -1, dtype=torch.double)[:, None] for r in rewards]
     rows = torch.cat([own[:-1] - share * own[-1] for own, share in zip(x, left, strict=True)])[counts]
-    target = torch.cat([discounted(r.double(), gamma) for r in rewards])[counts]
+    target = returns([r.double() for r in rewards], gamma)[counts]
     weights = torch.linalg.solve(rows.T @ rows + torch.eye(rows.shape[1], dtype=torch.double), rows.T @ target)
     values = [own @ weights for own in x]
     errors = [r + gamma * v[1:] - v[:-1] for r, v in zip(rewards, values, strict=True)]
@@ -154,14 +154,14 @@ class SelfImprovement:
     def update(self, episodes: Sequence[PracticeEpisode], inputs: Inputs) -> dict[str, float]:
         """One iteration of Algorithm 1 on whole episodes; `inputs` holds their T + 1 observations one after another."""
         c = self.config
-        value = returns(episodes, c.reward_clip, c.gamma)
+        reward = [rewards(e.steps_to_go, c.reward_clip) for e in episodes]
+        value = returns(reward, c.gamma)
         tokens, drawn, counts, acted = steps_of(episodes)
         trunk = self._encode(inputs)
         advantage = value
         if c.baseline == "linear":
             d = torch.from_numpy(np.concatenate([e.steps_to_go for e in episodes]))
             seen = torch.cat([trunk.points, d[:, None]], 1).split([len(e.images) for e in episodes])
-            reward = [rewards(e.steps_to_go, c.reward_clip) for e in episodes]
             advantage = advantages(reward, seen, counts, c.gamma, c.trace)
         trunk = trunk[acted]
         weight = c.scale * advantage

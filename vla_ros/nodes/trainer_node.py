@@ -396,8 +396,9 @@ class TrainerNode(Node):
         """One episode less on probation, if it says something about the version that is."""
         if self._unproven and e.outcome != "aborted" and not e.corrected_steps and e.policy_version == self._announced:
             self._unproven -= 1
-            self.report()
-            if not self._unproven:
+            if self._unproven:
+                self.report()
+            else:
                 self._proven.add(self._announced)
                 self._announce()
 
