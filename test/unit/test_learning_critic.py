@@ -13,7 +13,8 @@ from vla_ros.learning.critic import Critic, CriticImprovement, advantage, method
 from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, stack
 from vla_ros.policy import adapter
 
-CONFIG = ImproveConfig(method="critic", updates=40, batch=32, learning_rate=3e-3, horizon=1)
+# two episodes an update, where practice has hundreds
+CONFIG = ImproveConfig(method="critic", updates=40, batch=32, learning_rate=3e-3, horizon=1, strength=500.0)
 
 
 def test_progress_by_hand() -> None:
@@ -57,7 +58,7 @@ def test_practice_follows_the_critic() -> None:
 
 def test_strength_bounds_the_distance_from_the_first_policy() -> None:
     moved = []
-    for strength in (0.0, 1.0, 4.0):
+    for strength in (0.0, 150.0, 600.0):
         model = toy()
         before = probabilities(model)
         learner = method(model, ImproveConfig(**{**CONFIG.__dict__, "strength": strength}))
@@ -65,6 +66,22 @@ def test_strength_bounds_the_distance_from_the_first_policy() -> None:
             learner.update(*play(model, k))
         moved.append(float((probabilities(model) - before).abs().sum()))
     assert moved[0] < 0.05 < moved[1] < moved[2]
+
+
+def test_the_critic_has_more_to_say_the_more_it_has_seen() -> None:
+    """The same two episodes, once as all that was practised and once over again: the same critic, three times the say."""
+    moved = []
+    for times in (1, 3):
+        model = toy()
+        before = probabilities(model)
+        learner = method(model, ImproveConfig(**{**CONFIG.__dict__, "updates": 0}))
+        episodes, inputs = play(model, 0)
+        for _ in range(times - 1):
+            learner.update(episodes, inputs)
+        learner.config = CONFIG
+        learner.update(episodes, inputs)
+        moved.append(float((probabilities(model) - before).abs().sum()))
+    assert moved[1] > 1.5 * moved[0] > 0.0
 
 
 def test_memory_drops_the_oldest_and_never_holds_unusable_steps() -> None:

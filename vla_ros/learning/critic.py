@@ -4,13 +4,14 @@
     b(o) + g(o) a - c(o) a^2  ~  r,   c >= 0           the critic: least squares over every step in memory
     A(o, a) = g(o) a - c(o) a^2                        how many steps closer an action brings
     pi*(a | o)  ~  pi_0(a | o) exp(s A(o, a) / sigma)  the best policy at its distance from the one that practice began with
+    s = strength * episodes in memory / 1000           the less it has seen, the less the critic has to say
     loss = KL(pi* || pi)                               over memory
 
 REINFORCE uses an episode once, in a few optimiser steps: more of them learn the batch's noise by heart, because the judge errs
 from one frame to the next by twice a step's progress. The critic averages that over all episodes and, being smooth in the action,
 over neighbouring actions; progress is a property of the cell, not of the policy that happened to act, so that old episodes keep
-their worth. E-step and M-step are those of MPO (arXiv 1806.06920, eq. 4 and 10), with a fixed prior; sigma is A's standard
-deviation over memory, which makes the strength s independent of the judge's units.
+their worth. E-step and M-step are those of MPO (arXiv 1806.06920, eq. 4 and 10), with a fixed prior; sigma is the
+root mean square over memory of A(o, a) - E_pi0 A(o, .), which makes the strength s independent of the judge's units.
 """
 
 from __future__ import annotations
@@ -133,9 +134,11 @@ class CriticImprovement(SelfImprovement):
         critic.fit(known.features, known.actions, known.progress, self._random)
         with torch.no_grad():
             base, slope, curvature = critic(known.features)
-            worth = advantage(slope, curvature, known.actions).sum(1)
-            left = (base + worth - known.progress).var(correction=0) / (known.progress.var(correction=0) + 1e-6)
-            pull = c.strength / (worth.std(correction=0) + 1e-6)
+            worth = advantage(slope, curvature, known.actions)
+            left = (base + worth.sum(1) - known.progress).var(correction=0) / (known.progress.var(correction=0) + 1e-6)
+            first = (known.prior.exp() * advantage(slope[..., None], curvature[..., None], self._bins)).sum(-1)
+            size = (worth - first).sum(1).square().mean().sqrt()  # what the same in all actions is worth changes none
+            pull = c.strength * known.episodes / 1000 / (size + 1e-6)
         figures = self._absorb(known, slope * pull, curvature * pull)
         with torch.no_grad():
             ratio = (self._log_probabilities(trunk, tokens) - drawn).exp().mean()

@@ -52,7 +52,7 @@ class ImproveConfig:
     trace: float = 0.5  # lambda of the generalised advantage, with the linear baseline; 1: R_t less its baseline
     clip: float = 0.2  # PPO's bound on how far an update may move a sample's probability; 0: none
     horizon: int = 5  # steps of the progress that the critic learns
-    strength: float = 5.0  # of the critic's say against the policy that practice began with
+    strength: float = 1.5  # of the critic's say against the policy that practice began with, per 1000 episodes in memory
     memory: int = 4000  # last episodes that the critic learns from
     seed: int = 0
 
