@@ -1,8 +1,9 @@
-"""`vla-ros train ppo --sim`: versions, log, restart, checkpoint, report, and clear words about bad input."""
+"""`vla-ros train ppo|ire-vla --sim`: versions, log, restart, checkpoint, report, and clear words about bad input."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import checkpoints
@@ -19,8 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TEXTS = ("reach the red cube", "push the red cube to the left")
 SMALL = {
     "ppo": "warmup: 0\nepochs: 1\n",
+    "ire-vla": "batches: 1\nsteps: 2\nbatch: 4\nppo: {warmup: 0, epochs: 1}\n",
 }
-STAGES = {"ppo": ["ppo"] * 2}
+STAGES = {"ppo": ["ppo"] * 2, "ire-vla": ["ire_vla_1", "ire_vla_2"] * 2}
 
 
 def frames(text: int, count: int = 4) -> Demonstrations:
@@ -85,6 +87,8 @@ def test_a_run_is_a_folder_that_a_second_call_goes_on_with(
     [
         ("ppo", {"trained": "some"}, "trained is 'some', expected one of head, all"),
         ("ppo", {"epochs": "true"}, "epochs is True, expected int"),
+        ("ire-vla", {"freeze": "1"}, "freeze is 1, expected bool"),
+        ("ire-vla", {"ppo": "{trained: all}"}, "ppo: trained is 'all', expected head"),
     ],
 )
 def test_a_configuration_that_cannot_be_names_file_and_key(
@@ -106,3 +110,22 @@ def test_shaping_wants_a_judge(asked: dict[str, list[str]], tmp_path: Path, caps
     del command[at : at + 2]
     assert main([*command, "--config", str(path)]) == 2
     assert "shaping is 0.1: of the steps-to-go of a frozen --judge; found none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ire-vla"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"steps_to_go": 1}, "found no episode that ends in success (steps_to_go 0), expected demonstrations"),
+        ({"instructions": ("reach the red cube", "fly to the moon")}, "instruction 'fly to the moon' is of no task"),
+    ],
+)
+def test_expert_data_that_cannot_be_used_is_refused(
+    asked: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, spoil: dict[str, object],
+    message: str,
+) -> None:  # fmt: skip
+    data = both()
+    changed = {k: data.steps_to_go + v if k == "steps_to_go" else v for k, v in spoil.items()}  # type: ignore[operator]
+    save_demonstrations(tmp_path / "spoilt.npz", replace(data, **changed))  # type: ignore[arg-type]
+    assert main([*asked[name], "--expert-data", str(tmp_path / "spoilt.npz"), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err

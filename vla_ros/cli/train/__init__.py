@@ -7,6 +7,7 @@ examples:
       --precision bf16 --batch 64 --accumulate 8 --out runs/smolvlm
   vla-ros train improve --sim --policy runs/sft --judge runs/judge --out runs/improve
   vla-ros train ppo --sim --policy runs/sft --tasks reach --out runs/ppo
+  vla-ros train ire-vla --sim --policy runs/sft --expert-data demos.npz --out runs/ire-vla
   accelerate launch --num_processes 4 -m vla_ros.cli train sft ...        several GPUs or machines: the same command
 
 `--data`: folders of recorded episodes (*.mcap; those that ended in success) and files of demonstrations (*.npz), together.
@@ -26,6 +27,9 @@ a checkpoint, `policy`. On a robot, trainer_node practises: `vla-ros action send
 ppo: reward 1 at success, by the judge's word (`--judge`) or, without one, by the simulator's truth. `config/training/ppo.yaml`
 says whether the head and a critic learn, with the VLM frozen, or everything. Folder and options are those of improve.
 
+ire-vla: such PPO on the head in turn with supervised learning of LoRA and head, on the demonstrations (`--expert-data`) and the
+successes found, which lie in `successes`.
+
 exit status: 0 done; 2 bad input.
 """
 
@@ -38,7 +42,7 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve|ppo")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve|ppo|ire-vla")
     sft = verbs.add_parser("sft", help="stage 1: behaviour cloning and steps-to-go")
     sft.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
     sft.add_argument("--data", nargs="+", type=Path, required=True, metavar="PATH", help="folders of *.mcap, files *.npz")
@@ -66,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     improve = _practice(verbs, "improve", "stage 2: self-improvement in simulated cells", "self_improvement", told)
     improve.add_argument("--judge", type=Path, required=True, help="frozen stage-1 checkpoint with its calibration")
     ppo = _practice(verbs, "ppo", "PPO on head and critic, or on everything, with a sparse reward", "ppo")
-    ppo.add_argument("--judge", type=Path, help="its word is success, as on a real cell (else: the simulator's truth)")
+    ire = _practice(verbs, "ire-vla", "PPO on the head, then supervision of LoRA and head, in turn", "ire_vla")
+    for sparse in (ppo, ire):
+        sparse.add_argument("--judge", type=Path, help="its word is success, as on a real cell (else: the simulator's truth)")
+    told = "demonstrations, as train sft's --data"
+    ire.add_argument("--expert-data", nargs="+", type=Path, required=True, metavar="PATH", help=told)
 
 
 def _practice(
