@@ -1,4 +1,4 @@
-"""`vla-ros train ppo|ire-vla --sim`: versions, log, restart, checkpoint, report, and clear words about bad input."""
+"""`vla-ros train ppo|ire-vla|recap --sim`: versions, log, restart, checkpoint, report, and clear words about bad input."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ TEXTS = ("reach the red cube", "push the red cube to the left")
 SMALL = {
     "ppo": "warmup: 0\nepochs: 1\n",
     "ire-vla": "batches: 1\nsteps: 2\nbatch: 4\nppo: {warmup: 0, epochs: 1}\n",
+    "recap": "steps: 2\nbatch: 4\nvalue_steps: 2\n",
 }
-STAGES = {"ppo": ["ppo"] * 2, "ire-vla": ["ire_vla_1", "ire_vla_2"] * 2}
+STAGES = {"ppo": ["ppo"] * 2, "ire-vla": ["ire_vla_1", "ire_vla_2"] * 2, "recap": ["recap"] * 2}
 
 
 def frames(text: int, count: int = 4) -> Demonstrations:
@@ -89,6 +90,7 @@ def test_a_run_is_a_folder_that_a_second_call_goes_on_with(
         ("ppo", {"epochs": "true"}, "epochs is True, expected int"),
         ("ire-vla", {"freeze": "1"}, "freeze is 1, expected bool"),
         ("ire-vla", {"ppo": "{trained: all}"}, "ppo: trained is 'all', expected head"),
+        ("recap", {"drop": "2.0"}, "drop is 2.0, expected more than 0"),
     ],
 )
 def test_a_configuration_that_cannot_be_names_file_and_key(
@@ -112,7 +114,7 @@ def test_shaping_wants_a_judge(asked: dict[str, list[str]], tmp_path: Path, caps
     assert "shaping is 0.1: of the steps-to-go of a frozen --judge; found none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["ire-vla"])
+@pytest.mark.parametrize("name", ["ire-vla", "recap"])
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -8,6 +8,7 @@ examples:
   vla-ros train improve --sim --policy runs/sft --judge runs/judge --out runs/improve
   vla-ros train ppo --sim --policy runs/sft --tasks reach --out runs/ppo
   vla-ros train ire-vla --sim --policy runs/sft --expert-data demos.npz --out runs/ire-vla
+  vla-ros train recap --sim --policy runs/sft --expert-data demos.npz --per-update 192 --out runs/recap
   accelerate launch --num_processes 4 -m vla_ros.cli train sft ...        several GPUs or machines: the same command
 
 `--data`: folders of recorded episodes (*.mcap; those that ended in success) and files of demonstrations (*.npz), together.
@@ -30,6 +31,9 @@ says whether the head and a critic learn, with the VLM frozen, or everything. Fo
 ire-vla: such PPO on the head in turn with supervised learning of LoRA and head, on the demonstrations (`--expert-data`) and the
 successes found, which lie in `successes`.
 
+recap: what was practised, failures too, is learned from with the words "advantage positive" or "negative" behind the instruction,
+always from the stage-1 checkpoint on. The checkpoint in `policy` reads every instruction with "advantage positive" by itself.
+
 exit status: 0 done; 2 bad input.
 """
 
@@ -42,7 +46,7 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve|ppo|ire-vla")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve|ppo|ire-vla|recap")
     sft = verbs.add_parser("sft", help="stage 1: behaviour cloning and steps-to-go")
     sft.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
     sft.add_argument("--data", nargs="+", type=Path, required=True, metavar="PATH", help="folders of *.mcap, files *.npz")
@@ -71,10 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     improve.add_argument("--judge", type=Path, required=True, help="frozen stage-1 checkpoint with its calibration")
     ppo = _practice(verbs, "ppo", "PPO on head and critic, or on everything, with a sparse reward", "ppo")
     ire = _practice(verbs, "ire-vla", "PPO on the head, then supervision of LoRA and head, in turn", "ire_vla")
-    for sparse in (ppo, ire):
+    recap = _practice(verbs, "recap", "advantage-conditioned training on all of practice", "recap")
+    for sparse in (ppo, ire, recap):
         sparse.add_argument("--judge", type=Path, help="its word is success, as on a real cell (else: the simulator's truth)")
-    told = "demonstrations, as train sft's --data"
-    ire.add_argument("--expert-data", nargs="+", type=Path, required=True, metavar="PATH", help=told)
+    for supervised in (ire, recap):
+        told = "demonstrations, as train sft's --data"
+        supervised.add_argument("--expert-data", nargs="+", type=Path, required=True, metavar="PATH", help=told)
 
 
 def _practice(

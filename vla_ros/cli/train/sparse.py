@@ -21,16 +21,21 @@ from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.tasks import Tasks
 
 
-def cells(args: argparse.Namespace, seed: int, ready: Callable[[Model], Model] = adapter.add) -> Cells:
+def cells(args: argparse.Namespace, seed: int, ready: Callable[[Model], Model] = adapter.add, words: bool = False) -> Cells:
     """The policy in simulated cells.
 
     Args:
         seed: of what is new in it.
         ready: chooses what is trained.
+        words: it learns those of RECAP's indicator.
     """
     contract, config, envs = settings(args)
     model, prompt = checkpoint.load(args.policy, contract.robot)
     judge = (checkpoint.load(args.judge, contract.robot)[0], Calibration.load(args.judge)) if args.judge else None
+    if words:
+        from vla_ros.learning.indicator import learn_words
+
+        prompt = learn_words(model, prompt, seed)
     torch.manual_seed(seed)
     return Cells(ready(model), prompt, envs, config, judge)
 
