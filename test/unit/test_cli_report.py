@@ -35,12 +35,14 @@ def test_versions_show_lineage_and_which_one_runs(tmp_path: Path, capsys: pytest
 
 def test_logs_become_curves_and_alarms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     points = [{"version": k, "reach_detected": 0.1 * k, "loss": -0.1, "practised": [{}, {}]} for k in range(1, 4)]
+    points[-1]["warnings"] = ["reward: none"]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(p) + "\n" for p in points))
     (tmp_path / "graph.log").write_text("[a] [INFO] [1] fine\n[a] [ERROR] [2] broken <here>\n")
     page = rendered(tmp_path, capsys)
     assert page.count("data:image/png;base64,") == 2  # success, loss
     assert "broken &lt;here&gt;" in page
-    assert "1 warnings and errors" in page
+    assert "log.jsonl: version 3: reward: none" in page
+    assert "2 warnings and errors" in page
     assert "fine" not in page
 
 

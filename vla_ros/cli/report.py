@@ -27,6 +27,7 @@ from typing import Any
 
 from vla_ros.errors import VlaRosError
 
+LOG = "log.jsonl"
 WINDOW = 50  # episodes of a moving average, as the stopping rules'
 LARGEST = 30_000_000  # bytes of a video or picture; larger ones are linked
 ALARMS = 100  # last lines
@@ -128,15 +129,7 @@ def _version(info: Any) -> str:
 
 def _log(folder: Path) -> str:
     """Curves of log.jsonl, figures of a kind side by side; of practice, also what was true."""
-    path = folder / "log.jsonl"
-    if not path.is_file():
-        return ""
-    points = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            points.append(json.loads(line))
-        except ValueError as error:
-            raise VlaRosError(f"{path}: line {number}: not JSON: {error}") from error
+    points = _points(folder)
     names = sorted({k for p in points for k, v in p.items() if isinstance(v, float) and k not in ("seconds", "episodes")})
     done = [sum(len(p.get("practised", ())) for p in points[: k + 1]) for k in range(len(points))]
     x = done if any(done) else [p.get("step", k) for k, p in enumerate(points)]
@@ -154,6 +147,18 @@ def _log(folder: Path) -> str:
             axes.legend(fontsize=8)
         out.append(_image(figure))
     return "\n".join(out)
+
+
+def _points(folder: Path) -> list[dict[str, Any]]:
+    """Of log.jsonl; none where there is no such file."""
+    path, points = folder / LOG, []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            points.append(json.loads(line))
+        except ValueError as error:
+            raise VlaRosError(f"{path}: line {number}: not JSON: {error}") from error
+    return points
 
 
 def _versions(folder: Path) -> str:
@@ -174,9 +179,10 @@ def _versions(folder: Path) -> str:
 
 
 def _alarms(folder: Path) -> str:
-    """The last warnings and errors of the nodes' logs."""
-    lines: deque[str] = deque(maxlen=ALARMS)
-    count = 0
+    """The last warnings and errors of the nodes' logs, and the warnings of a training's."""
+    told = [f"{LOG}: version {p.get('version')}: {text}" for p in _points(folder) for text in p.get("warnings", ())]
+    lines: deque[str] = deque(told, maxlen=ALARMS)
+    count = len(told)
     for path in sorted(folder.glob("*.log")):
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from vla_ros.policy import adapter
 from vla_ros.policy.policy import load
 from vla_ros.policy.store import WeightStore
 
-Config = TypeVar("Config", ImproveConfig, StopConfig, CorrectionConfig)
+Config = TypeVar("Config")
 
 STOPPING, CORRECTIONS = "stopping", "corrections"  # sections of the file
 
@@ -59,6 +59,14 @@ def load_corrections(path: str) -> CorrectionConfig:
     return _section(CorrectionConfig, _read(path, file).get(CORRECTIONS, {}), f"{file}: {CORRECTIONS}")
 
 
+def load_parts(path: str, top: type[Config], **sections: type[Any]) -> tuple[Config, dict[str, Any]]:
+    """config/training/*.yaml → what its own keys say, and its sections by name; an unknown key is an error."""
+    file = resolve(path)
+    found = _read(path, file)
+    parts = {name: _section(kind, found.pop(name, {}), f"{file}: {name}") for name, kind in sections.items()}
+    return _checked(top, found, str(file)), parts
+
+
 def _read(path: str, file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise VlaRosError(f"learning configuration {path!r} not found (looked at {file})")
@@ -78,12 +86,12 @@ def _section(kind: type[Config], found: Any, where: str) -> Config:
 
 
 def _checked(kind: type[Config], found: dict[str, Any], where: str) -> Config:
-    known: dict[str, Any] = {f.name: f.type for f in fields(kind)}
-    kinds: dict[str, type | tuple[type, ...]] = {"int": int, "str": str, "float": (int, float)}
+    known: dict[str, Any] = {f.name: f.type for f in fields(cast(Any, kind))}
+    kinds: dict[str, type | tuple[type, ...]] = {"int": int, "str": str, "float": (int, float), "bool": bool}
     for key, value in found.items():
         if key not in known:
             raise VlaRosError(f"{where}: unknown key {key!r}; known are {sorted(known)}")
-        if isinstance(value, bool) or not isinstance(value, kinds[str(known[key])]):
+        if isinstance(value, bool) != (known[key] == "bool") or not isinstance(value, kinds[str(known[key])]):
             raise VlaRosError(f"{where}: {key} is {value!r}, expected {known[key]}")
     try:
         return kind(**found)

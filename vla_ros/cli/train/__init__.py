@@ -1,4 +1,4 @@
-"""Training: stage 1 (behaviour cloning and steps-to-go) on demonstrations, and stage 2 (self-improvement) in simulation.
+"""Training: stage 1 (behaviour cloning and steps-to-go) on demonstrations, and practice in simulation.
 
 examples:
   vla-ros train sft --robot panda --data runs/latest/episodes --policy runs/latest/policy --out runs/sft
@@ -6,6 +6,9 @@ examples:
   vla-ros train sft --robot panda --data runs/latest/episodes --policy HuggingFaceTB/SmolVLM-256M-Instruct --lora 16 \\
       --precision bf16 --batch 64 --accumulate 8 --out runs/smolvlm
   vla-ros train improve --sim --policy runs/sft --judge runs/judge --out runs/improve
+  vla-ros train ppo --sim --policy runs/sft --tasks reach --out runs/ppo
+  vla-ros train ire-vla --sim --policy runs/sft --expert-data demos.npz --out runs/ire-vla
+  vla-ros train recap --sim --policy runs/sft --expert-data demos.npz --per-update 192 --out runs/recap
   accelerate launch --num_processes 4 -m vla_ros.cli train sft ...        several GPUs or machines: the same command
 
 `--data`: folders of recorded episodes (*.mcap; those that ended in success) and files of demonstrations (*.npz), together.
@@ -22,17 +25,28 @@ improve: the policy practises in simulated cells; a frozen judge (`--judge`, wit
 decides when to stop. Every update is a version in `versions` (`vla-ros policy list --store`), the best one is also written as
 a checkpoint, `policy`. On a robot, trainer_node practises: `vla-ros action send_goal /improve`.
 
+ppo: reward 1 at success, by the judge's word (`--judge`) or, without one, by the simulator's truth. `config/training/ppo.yaml`
+says whether the head and a critic learn, with the VLM frozen, or everything. Folder and options are those of improve.
+
+ire-vla: such PPO on the head in turn with supervised learning of LoRA and head, on the demonstrations (`--expert-data`) and the
+successes found, which lie in `successes`.
+
+recap: what was practised, failures too, is learned from with the words "advantage positive" or "negative" behind the instruction,
+always from the stage-1 checkpoint on. The checkpoint in `policy` reads every instruction with "advantage positive" by itself.
+
 exit status: 0 done; 2 bad input.
 """
 
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve|ppo|ire-vla|recap")
     sft = verbs.add_parser("sft", help="stage 1: behaviour cloning and steps-to-go")
     sft.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
     sft.add_argument("--data", nargs="+", type=Path, required=True, metavar="PATH", help="folders of *.mcap, files *.npz")
@@ -56,28 +70,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sft.add_argument("--evaluate-every", type=int, metavar="STEPS", help="(250)")
     sft.add_argument("--patience", type=int, help="evaluations without a better one, then it stops; 0: never (6)")
     sft.add_argument("--seed", type=int, help="(0)")
-    improve = verbs.add_parser("improve", help="stage 2: self-improvement in simulated cells")
-    improve.add_argument("--sim", action="store_true", help="practise in simulated cells of this process (required)")
-    improve.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
-    improve.add_argument("--policy", type=Path, required=True, help="stage-1 checkpoint to start from")
-    improve.add_argument("--judge", type=Path, required=True, help="frozen stage-1 checkpoint with its calibration")
-    improve.add_argument("--out", type=Path, required=True, help="folder of versions, log and the best version's checkpoint")
-    improve.add_argument("--episodes", type=int, default=2400, help="practice episodes at most (2400)")
-    improve.add_argument("--per-update", type=int, default=48, metavar="N", help="whole episodes of one update (48)")
-    improve.add_argument("--tasks", nargs="+", default=["reach", "push"], help="what is practised (reach push)")
-    improve.add_argument("--split", choices=("train", "held_out"), default="train", help="of objects and places (train)")
     told = "method and stopping rules; config/training/critic.yaml learns from all of practice, for harder tasks"
-    improve.add_argument("--config", default="config/training/self_improvement.yaml", help=told)
-    audit = "of the verdicts, compared with the simulator's truth: for the rule `hacking` only (0.1)"
-    improve.add_argument("--audit", type=float, default=0.1, metavar="SHARE", help=audit)
-    improve.add_argument("--seed", type=int, default=300_000, help="of the first scene (300000)")
+    improve = _practice(verbs, "improve", "stage 2: self-improvement in simulated cells", "self_improvement", told)
+    improve.add_argument("--judge", type=Path, required=True, help="frozen stage-1 checkpoint with its calibration")
+    ppo = _practice(verbs, "ppo", "PPO on head and critic, or on everything, with a sparse reward", "ppo")
+    ire = _practice(verbs, "ire-vla", "PPO on the head, then supervision of LoRA and head, in turn", "ire_vla")
+    recap = _practice(verbs, "recap", "advantage-conditioned training on all of practice", "recap")
+    for sparse in (ppo, ire, recap):
+        sparse.add_argument("--judge", type=Path, help="its word is success, as on a real cell (else: the simulator's truth)")
+    for supervised in (ire, recap):
+        told = "demonstrations, as train sft's --data"
+        supervised.add_argument("--expert-data", nargs="+", type=Path, required=True, metavar="PATH", help=told)
+
+
+def _practice(
+    verbs: Any, name: str, told: str, config: str, of_config: str = "method and stopping rules"
+) -> argparse.ArgumentParser:
+    """What every command that practises takes."""
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=told)
+    verb.add_argument("--sim", action="store_true", help="practise in simulated cells of this process (required)")
+    verb.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
+    verb.add_argument("--policy", type=Path, required=True, help="stage-1 checkpoint to start from")
+    verb.add_argument("--out", type=Path, required=True, help="folder of versions, log and the best version's checkpoint")
+    verb.add_argument("--episodes", type=int, default=2400, help="practice episodes at most (2400)")
+    verb.add_argument("--per-update", type=int, default=48, metavar="N", help="whole episodes of one update (48)")
+    verb.add_argument("--tasks", nargs="+", default=["reach", "push"], help="what is practised (reach push)")
+    verb.add_argument("--split", choices=("train", "held_out"), default="train", help="of objects and places (train)")
+    verb.add_argument("--config", default=f"config/training/{config}.yaml", help=of_config)
+    audit = "of the judge's verdicts, compared with the simulator's truth: for the rule `hacking` only (0.1)"
+    verb.add_argument("--audit", type=float, default=0.1, metavar="SHARE", help=audit)
+    verb.add_argument("--seed", type=int, default=300_000, help="of the first scene (300000)")
+    return verb
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.verb == "improve":
-        from vla_ros.cli.train import improve
-
-        return improve.run(args)
-    from vla_ros.cli.train import sft
-
-    return sft.run(args)
+    module = import_module(f"vla_ros.cli.train.{args.verb.replace('-', '_')}")
+    return int(module.run(args))

@@ -1,0 +1,171 @@
+"""What all commands that practise share: a folder of versions, log, and in the end the best version's checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vla_ros.cli.train.log import LOG, tensorboard
+from vla_ros.errors import VlaRosError
+from vla_ros.learning.practice import Curriculum, PracticeConfig, rates
+from vla_ros.learning.rollout import SimulatedEpisode
+from vla_ros.learning.stopping import Stop, StopConfig, Stopping
+from vla_ros.learning.watch import warnings
+from vla_ros.policy import adapter
+from vla_ros.policy import policy as checkpoint
+from vla_ros.policy.policy import Model
+from vla_ros.policy.prompt import Prompt
+from vla_ros.policy.store import WeightStore
+from vla_ros.robots.contract import RobotContract
+from vla_ros.sim.env import TabletopEnv
+from vla_ros.sim.tasks import TASKS
+
+POLICY, VERSIONS = "policy", "versions"
+console = Console(stderr=True)
+
+
+class Cells(Protocol):
+    episodes: int
+    curriculum: Curriculum
+
+    def skip(self, episodes: int) -> None: ...
+
+
+class Practice(Protocol):
+    """A method: what it does to the model, and what that is called (`stage`) in the store.
+
+    `due`: the next iteration wants no episodes. `prompt` is what the version that the model holds reads instructions with.
+    """
+
+    stage: str
+    due: bool
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+    def resume(self, points: Sequence[Mapping[str, Any]]) -> None:
+        """Goes on after these points of the log."""
+
+    def forget(self) -> None:
+        """The model's weights are others now."""
+
+    def iterate(self) -> tuple[Mapping[str, Sequence[SimulatedEpisode]], dict[str, float]]:
+        """Changes the weights once; the episodes that were practised for it by task, and the figures."""
+
+
+def settings(args: argparse.Namespace) -> tuple[RobotContract, PracticeConfig, list[TabletopEnv]]:
+    """Robot, cells and episodes as the arguments have them."""
+    torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
+    if not args.sim:
+        raise VlaRosError("--sim is missing: on a robot, trainer_node practises: vla-ros action send_goal /improve")
+    tasks = tuple(args.tasks)
+    if unknown := set(tasks) - set(TASKS):
+        raise VlaRosError(f"--tasks: found '{min(unknown)}', expected some of {', '.join(TASKS)}")
+    contract = RobotContract.load(args.robot)
+    config = PracticeConfig(per_update=args.per_update, tasks=tasks, seed=args.seed, split=args.split)
+    return contract, config, [TabletopEnv(contract) for _ in range(max(1, args.per_update // 2))]
+
+
+class Run:
+    """One folder. Goes on where its log ends."""
+
+    def __init__(self, args: argparse.Namespace, model: Model, cells: Cells, practice: Practice, stopping: StopConfig) -> None:
+        self.out: Path = args.out
+        self.model, self.cells, self.practice = model, cells, practice
+        self.store = WeightStore(self.out / VERSIONS)
+        self.stopping = Stopping(stopping)
+        self.audit: float = args.audit if args.judge else 0.0  # without a judge, the truth itself decides
+        self.best: int | None = None  # of the rule that ended practice
+        self.points: list[dict[str, Any]] = []
+        self.version = self._resume()
+        self._write = tensorboard(self.out)
+
+    def _resume(self) -> int:
+        """The running version; episodes that were practised already, and what they said, come from the log."""
+        running = self.store.active() or self.store.latest()
+        if running is None:
+            return self.store.write(adapter.state(self.model), 0, "sft", {}).number
+        log = self.out / LOG
+        if log.is_file():
+            self.points = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        for point in self.points:
+            for episode in point["practised"]:
+                self.stopping.episode(**episode)
+                self.cells.curriculum.record(episode["group"], episode["success"])
+        self.cells.skip(sum(len(point["practised"]) for point in self.points))
+        self._take(running.number)
+        self.practice.resume(self.points)
+        console.print(f"going on from version {running.number} of {self.out}, after {self.cells.episodes} episodes")
+        return running.number
+
+    def _take(self, number: int) -> None:
+        weights = self.store.load(number)
+        adapter.check(self.model, weights, self.store.record(number).path)
+        adapter.swap(self.model, weights)
+        self.practice.forget()
+
+    def follow(self, episodes: int) -> int:
+        """Practises so many at most, with a progress bar; the exit status."""
+        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*bar, TextColumn("{task.fields[told]}"), console=console) as progress:
+            task = progress.add_task("practice", total=episodes, completed=self.cells.episodes, told="")
+            ended = False
+            while (self.cells.episodes < episodes or self.practice.due) and not ended:
+                told, lines, ended = self.iterate()
+                progress.update(task, completed=self.cells.episodes, told=told)
+                for line in lines:
+                    progress.console.print(line)
+        number = self.finish()
+        print(f"{self.out}: version {number} after {self.cells.episodes} episodes; launch it with policy:={self.out / POLICY}")
+        return 0
+
+    def iterate(self) -> tuple[str, list[str], bool]:
+        """One batch, one version; what to tell beside the bar and above it, and whether the rules end practice."""
+        found, figures = self.practice.iterate()
+        practised, stop = list[dict[str, Any]](), cast(Stop | None, None)
+        audits = np.random.default_rng(self.cells.episodes)
+        for task, episodes in found.items():
+            for e in episodes:
+                audited = e.true_success if audits.random() < self.audit else None
+                practised.append({"version": self.version, "success": e.detected, "group": task, "audited": audited})
+                rung = self.stopping.episode(**practised[-1])
+                stop = stop if stop and stop.ends else rung or stop
+        seen = rates(found)
+        metrics = {**seen, **figures, "episodes": float(len(practised))}
+        if practised:
+            metrics["parent_success"] = float(np.mean([e["success"] for e in practised]))
+        written = self.store.write(adapter.state(self.model), self.version, self.practice.stage, metrics)
+        point: dict[str, Any] = {"version": written.number, "parent": self.version, "stage": self.practice.stage, **metrics}
+        self.points.append({**point, "practised": practised})
+        told = warnings(self.points)
+        self.points[-1]["warnings"] = told
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(self.points[-1]) + "\n")
+        self._write(self.cells.episodes, {k: v for k, v in metrics.items() if isinstance(v, float)})
+        self.version, lines = written.number, [f"warning: {line}" for line in told]
+        if stop is not None:
+            self.version = stop.best
+            self.best = stop.best if stop.ends else None
+            self._take(stop.best)
+            lines.append(f"{stop.rule}: {stop.sentence}; back to version {stop.best}")
+        self.store.activate(self.version)
+        rate = "  ".join(f"{task} {seen[f'{task}_detected']:.0%}" for task in found if found[task])
+        return rate, lines, stop is not None and stop.ends
+
+    def finish(self) -> int:
+        """Writes the best version as a checkpoint of its own and returns its number."""
+        best = self.stopping.best
+        number = self.best or (best.version if best else self.version)
+        self._take(number)
+        self.store.activate(number)
+        record = {"stage": self.store.record(number).stage, "version": number, "episodes": self.cells.episodes}
+        checkpoint.save(self.out / POLICY, self.model, self.practice.prompt, record, adapter.merged(self.model))
+        return number
