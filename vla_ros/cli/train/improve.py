@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from vla_ros.errors import VlaRosError
 from vla_ros.learning.learner import load_config
 from vla_ros.learning.practice import PracticeConfig, SimulatedPractice, rates
 from vla_ros.learning.stopping import Stop, Stopping
-from vla_ros.policy import adapter
+from vla_ros.learning.workers import Crew, Place, Setup, Spawned
+from vla_ros.policy import adapter, device
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.store import WeightStore
 from vla_ros.progress.calibration import Calibration
@@ -37,36 +40,80 @@ def run(args: argparse.Namespace) -> int:
     tasks = tuple(args.tasks)
     if unknown := set(tasks) - set(TASKS):
         raise VlaRosError(f"--tasks: found '{min(unknown)}', expected some of {', '.join(TASKS)}")
-    run = _Run(args, contract, tasks)
+    for name, least in (("workers", 0), ("side_by_side", 1)):
+        if (found := getattr(args, name)) is not None and found < least:
+            raise VlaRosError(f"--{name.replace('_', '-')}: found {found}, expected at least {least}")
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*bar, TextColumn("{task.fields[told]}"), console=console) as progress:
-        task = progress.add_task("practice", total=args.episodes, completed=run.practice.episodes, told="")
-        stop = None
-        while run.practice.episodes < args.episodes and (stop is None or not stop.ends):
-            told, stop = run.iterate()
-            progress.update(task, completed=run.practice.episodes, told=told)
-            if stop is not None:
-                progress.console.print(f"{stop.rule}: {stop.sentence}; back to version {stop.best}")
+    with _crew(args, contract) as crew:
+        run = _Run(args, contract, tasks, crew)
+        with Progress(*bar, TextColumn("{task.fields[told]}"), console=console) as progress:
+            task = progress.add_task("practice", total=args.episodes, completed=run.practice.episodes, told="")
+            stop = None
+            while run.practice.episodes < args.episodes and (stop is None or not stop.ends):
+                told, stop = run.iterate()
+                progress.update(task, completed=run.practice.episodes, told=told)
+                if stop is not None:
+                    progress.console.print(f"{stop.rule}: {stop.sentence}; back to version {stop.best}")
     number = run.finish()
     print(f"{args.out}: version {number} after {run.practice.episodes} episodes; launch it with policy:={args.out / POLICY}")
     return 0
 
 
+def _side_by_side(args: argparse.Namespace) -> int:
+    """Episodes of a group. It decides about their draws, so the number of workers must not decide about it."""
+    return args.side_by_side or max(1, args.per_update // 2)
+
+
+@contextlib.contextmanager
+def _crew(args: argparse.Namespace, contract: RobotContract) -> Iterator[Crew | None]:
+    """Workers that run the episodes; None where this process does."""
+    if not args.workers:
+        if args.ray:
+            raise VlaRosError("--ray: found no --workers, expected how many")
+        yield None
+        return
+    cells = _side_by_side(args)
+    if (groups := -(-args.per_update // cells)) < args.workers:
+        wanted = -(-args.per_update // args.workers)
+        console.print(f"an update has {groups} groups for {args.workers} workers: --side-by-side {wanted} would give each one")
+    place: Place = _on_ray(args.ray) if args.ray else Spawned
+    robot = str(Path(args.robot).resolve()) if Path(args.robot).is_file() else args.robot
+    paths = args.policy.resolve(), args.judge.resolve()
+    setup = Setup(*paths, Calibration.load(args.judge), robot, args.split, cells, args.device)
+    crew = Crew(setup, args.workers, place, console.print)
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+def _on_ray(address: str) -> Place:
+    try:
+        from vla_ros.learning import ray_workers
+    except ImportError as error:
+        raise VlaRosError(f"--ray: {error}; pip install 'vla_ros[ray]', here and on the cluster's machines") from error
+    ray_workers.connect(address)
+    return ray_workers.OnRay
+
+
 class _Run:
     """One folder: versions, log, and at the end the checkpoint of the best version. Goes on where its log ends."""
 
-    def __init__(self, args: argparse.Namespace, contract: RobotContract, tasks: tuple[str, ...]) -> None:
+    def __init__(self, args: argparse.Namespace, contract: RobotContract, tasks: tuple[str, ...], crew: Crew | None) -> None:
         self.out: Path = args.out
         model, self.prompt = checkpoint.load(args.policy, contract.robot)
         judge, _ = checkpoint.load(args.judge, contract.robot)
         improve, stopping = load_config(args.config)
         torch.manual_seed(improve.seed)
-        self.model = adapter.add(model)
+        self.model = device.put(adapter.add(model), args.device)
         self.store = WeightStore(self.out / VERSIONS)
         config = PracticeConfig(per_update=args.per_update, tasks=tasks, seed=args.seed, split=args.split)
-        envs = [TabletopEnv(contract) for _ in range(max(1, args.per_update // 2))]
+        envs = list[TabletopEnv]()
+        if crew is None:  # which has a judge and cells in each worker
+            judge = device.put(judge, args.device)
+            envs = [TabletopEnv(contract) for _ in range(_side_by_side(args))]
         calibration = Calibration.load(args.judge)
-        self.practice = SimulatedPractice(self.model, judge, calibration, self.prompt, envs, config, improve)
+        self.practice = SimulatedPractice(self.model, judge, calibration, self.prompt, envs, config, improve, crew)
         self.stopping = Stopping(stopping)
         self.audit: float = args.audit
         self.best: int | None = None  # of the rule that ended practice
