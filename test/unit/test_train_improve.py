@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from vla_ros.cli.__main__ import main
+from vla_ros.cli.train import improve
 from vla_ros.learning.stopping import Best, Stop, Stopping
+from vla_ros.learning.workers import Worker
 from vla_ros.policy import adapter
 from vla_ros.policy.policy import load
 from vla_ros.policy.store import WeightStore
@@ -87,9 +89,34 @@ def test_a_return_on_the_way_does_not_choose_the_version_in_the_end(
     assert running.number == 3
 
 
+class InThisProcess(Worker):
+    """A worker without a process of its own."""
+
+    def ask(self, method: str, *arguments: object) -> object:
+        return getattr(self, method)(*arguments)
+
+    def close(self) -> None: ...
+
+
+def test_workers_make_the_same_versions(
+    trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(improve, "Spawned", InThisProcess)
+    out, asked = trained
+    assert main([*asked, "--out", str(tmp_path / "out"), "--episodes", "4", "--workers", "3"]) == 0
+    assert "an update has 2 groups for 3 workers: --side-by-side 2 would give each one" in capsys.readouterr().err
+    assert log(tmp_path / "out") == log(out)[:1]
+    mine, theirs = (WeightStore(folder / "versions").record(2).sha256 for folder in (tmp_path / "out", out))
+    assert mine == theirs
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--workers", "-1"], "--workers: found -1, expected at least 0"),
+        (["--side-by-side", "0"], "--side-by-side: found 0, expected at least 1"),
+        (["--ray"], "--ray: found no --workers, expected how many"),
+        (["--device", "cuda:77"], "device 'cuda:77': "),
         (["--tasks", "fly"], "--tasks: found 'fly', expected some of reach, push"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],

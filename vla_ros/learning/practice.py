@@ -1,5 +1,5 @@
-"""Practice in this process (arXiv 2509.15155, Algorithm 1): what trainer_node does with an arm, in simulated cells that share
-one forward pass.
+"""Practice in simulated cells (arXiv 2509.15155, Algorithm 1): what trainer_node does with an arm. The cells are this process's
+and share one forward pass, or those of workers (workers.py).
 
     repeat: whole batches of whole episodes with the running version, ended by the judge's word or the cycle time
             one update on them (self_improvement.py), after which they are used up
@@ -8,7 +8,7 @@ one forward pass.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,10 @@ from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.progress.calibration import Calibration
 from vla_ros.sim.env import TabletopEnv
+
+Episodes = dict[str, list[SimulatedEpisode]]  # of each task
+Collect = Callable[[Model, dict[str, list[int]]], Episodes]
+"""(policy, seeds of each task) -> an episode a seed, in their order, with the policy's weights as they are now."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,17 @@ class SimulatedPractice:
         policy: trained in place, with LoRA in it already (adapter.add).
         judge: frozen; its calibration ends episodes.
         envs: as many episodes run side by side.
+        collect: who runs the episodes in place of `envs` (workers.Crew).
     """
 
     def __init__(
         self, policy: Model, judge: Model, calibration: Calibration, prompt: Prompt, envs: list[TabletopEnv],
-        config: PracticeConfig, improve: ImproveConfig,
+        config: PracticeConfig, improve: ImproveConfig, collect: Collect | None = None,
     ) -> None:  # fmt: skip
         calibration.check_range(judge.config.steps_to_go_bins)
         self.policy, self.judge, self.calibration, self.prompt, self.envs = policy, judge.eval(), calibration, prompt, envs
         self.config, self.method = config, method(policy, improve)
+        self._collect = collect or self._here
         self.curriculum = Curriculum(config.tasks, config.floor, config.memory)
         self.episodes, self._seed = 0, config.seed
 
@@ -91,16 +97,19 @@ class SimulatedPractice:
         """The policy's weights are others now."""
         self.method.forget()
 
-    def iterate(self) -> tuple[dict[str, list[SimulatedEpisode]], dict[str, float]]:
+    def _here(self, policy: Model, seeds: dict[str, list[int]]) -> Episodes:
+        judged = self.judge, self.calibration, self.prompt, self.config.split
+        return {task: rollout.run(self.envs, own, policy, *judged, task) for task, own in seeds.items()}
+
+    def iterate(self) -> tuple[Episodes, dict[str, float]]:
         """One batch of episodes per task and one update on all; returns the episodes and the update's figures."""
-        found: dict[str, list[SimulatedEpisode]] = {}
+        seeds: dict[str, list[int]] = {}
         for task, count in self.curriculum.counts(self.config.per_update).items():
-            seeds = list(range(self._seed, self._seed + count))
+            seeds[task] = list(range(self._seed, self._seed + count))
             self._seed += count
-            found[task] = rollout.run(
-                self.envs, seeds, self.policy, self.judge, self.calibration, self.prompt, self.config.split, task
-            )
-            for episode in found[task]:
+        found = self._collect(self.policy, seeds)
+        for task, episodes in found.items():
+            for episode in episodes:
                 self.curriculum.record(task, episode.detected)
         practised = [e.practice for episodes in found.values() for e in episodes]
         self.episodes += len(practised)

@@ -6,6 +6,8 @@ examples:
   vla-ros train sft --robot panda --data runs/latest/episodes --policy HuggingFaceTB/SmolVLM-256M-Instruct --lora 16 \\
       --precision bf16 --batch 64 --accumulate 8 --out runs/smolvlm
   vla-ros train improve --sim --policy runs/sft --judge runs/judge --out runs/improve
+  vla-ros train improve --sim --policy runs/sft --judge runs/judge --out runs/improve --workers 32 --side-by-side 6 \\
+      --per-update 192 --ray                                              the episodes on a Ray cluster's machines
   vla-ros train ppo --sim --policy runs/sft --tasks reach --out runs/ppo
   vla-ros train ire-vla --sim --policy runs/sft --expert-data demos.npz --out runs/ire-vla
   vla-ros train recap --sim --policy runs/sft --expert-data demos.npz --per-update 192 --out runs/recap
@@ -24,6 +26,14 @@ held-out loss; figures of the run lie beside it in log.jsonl, and in TensorBoard
 improve: the policy practises in simulated cells; a frozen judge (`--judge`, with its calibration) rewards, ends episodes and
 decides when to stop. Every update is a version in `versions` (`vla-ros policy list --store`), the best one is also written as
 a checkpoint, `policy`. On a robot, trainer_node practises: `vla-ros action send_goal /improve`.
+
+`--workers N`: N processes of this machine run the episodes, and with `--ray` they are spread over the machines of a Ray cluster
+(`ray start --head` on one, `ray start --address=HEAD:6379` on the others; `pip install 'vla_ros[ray]'` on all). Each has cells,
+policy and judge of its own; the two checkpoints are read under the same path everywhere, shared or copied, and their hashes are
+compared. Groups of `--side-by-side` episodes share a forward pass; a worker takes one group after another, and an update waits
+for whole batches. Episodes depend on the version, the scenes and `--side-by-side`, not on how many workers there are (to the bit
+on processors of one kind), and a run may go on with another number. A worker that dies is named and replaced, its group runs
+again. `--device cuda`: the networks of learner and workers on a GPU; on Ray each worker takes one.
 
 ppo: reward 1 at success, by the judge's word (`--judge`) or, without one, by the simulator's truth. `config/training/ppo.yaml`
 says whether the head and a critic learn, with the VLM frozen, or everything. Folder and options are those of improve.
@@ -73,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = "method and stopping rules; config/training/critic.yaml learns from all of practice, for harder tasks"
     improve = _practice(verbs, "improve", "stage 2: self-improvement in simulated cells", "self_improvement", told)
     improve.add_argument("--judge", type=Path, required=True, help="frozen stage-1 checkpoint with its calibration")
+    group = "episodes of a group, which share a forward pass (half of --per-update)"
+    improve.add_argument("--side-by-side", type=int, metavar="N", help=group)
+    improve.add_argument("--workers", type=int, default=0, metavar="N", help="processes for the episodes; 0: this one (0)")
+    told = "put the workers on a Ray cluster: auto, HOST:PORT or ray://HOST:10001 (auto: this machine's, or RAY_ADDRESS)"
+    improve.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS", help=told)
+    improve.add_argument("--device", default="cpu", help="of the networks, as torch names it (cpu)")
     ppo = _practice(verbs, "ppo", "PPO on head and critic, or on everything, with a sparse reward", "ppo")
     ire = _practice(verbs, "ire-vla", "PPO on the head, then supervision of LoRA and head, in turn", "ire_vla")
     recap = _practice(verbs, "recap", "advantage-conditioned training on all of practice", "recap")
@@ -88,7 +104,7 @@ def _practice(
 ) -> argparse.ArgumentParser:
     """What every command that practises takes."""
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=told)
-    verb.add_argument("--sim", action="store_true", help="practise in simulated cells of this process (required)")
+    verb.add_argument("--sim", action="store_true", help="practise in simulated cells (required)")
     verb.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
     verb.add_argument("--policy", type=Path, required=True, help="stage-1 checkpoint to start from")
     verb.add_argument("--out", type=Path, required=True, help="folder of versions, log and the best version's checkpoint")

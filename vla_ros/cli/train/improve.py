@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from vla_ros.cli.train.practice_run import Run, settings
+from vla_ros.cli.train.practice_run import Run, console, settings
+from vla_ros.errors import VlaRosError
 from vla_ros.learning.learner import load_config
 from vla_ros.learning.practice import SimulatedPractice
-from vla_ros.policy import adapter
+from vla_ros.learning.workers import Crew, Place, Setup, Spawned
+from vla_ros.policy import adapter, device
 from vla_ros.policy import policy as checkpoint
 from vla_ros.progress.calibration import Calibration
 
@@ -24,11 +28,53 @@ class _Improvement(SimulatedPractice):
 
 
 def run(args: argparse.Namespace) -> int:
-    contract, config, envs = settings(args)
+    for name, least in (("workers", 0), ("side_by_side", 1)):
+        if (found := getattr(args, name)) is not None and found < least:
+            raise VlaRosError(f"--{name.replace('_', '-')}: found {found}, expected at least {least}")
+    contract, config, envs = settings(args, 0 if args.workers else _side_by_side(args))
     model, prompt = checkpoint.load(args.policy, contract.robot)
-    judge, _ = checkpoint.load(args.judge, contract.robot)
+    judge, calibration = checkpoint.load(args.judge, contract.robot)[0], Calibration.load(args.judge)
     improve, stopping = load_config(args.config)
     torch.manual_seed(improve.seed)
-    adapter.add(model)
-    practice = _Improvement(model, judge, Calibration.load(args.judge), prompt, envs, config, improve)
-    return Run(args, model, practice, practice, stopping).follow(args.episodes)
+    device.put(adapter.add(model), args.device)
+    if not args.workers:  # each has a judge of its own
+        device.put(judge, args.device)
+    with _crew(args, calibration) as crew:
+        practice = _Improvement(model, judge, calibration, prompt, envs, config, improve, crew)
+        return Run(args, model, practice, practice, stopping).follow(args.episodes)
+
+
+def _side_by_side(args: argparse.Namespace) -> int:
+    """Episodes of a group. It decides about their draws, so the number of workers must not decide about it."""
+    return args.side_by_side or max(1, args.per_update // 2)
+
+
+@contextlib.contextmanager
+def _crew(args: argparse.Namespace, calibration: Calibration) -> Iterator[Crew | None]:
+    """Workers that run the episodes; None where this process does."""
+    if not args.workers:
+        if args.ray:
+            raise VlaRosError("--ray: found no --workers, expected how many")
+        yield None
+        return
+    cells = _side_by_side(args)
+    if (groups := -(-args.per_update // cells)) < args.workers:
+        wanted = -(-args.per_update // args.workers)
+        console.print(f"an update has {groups} groups for {args.workers} workers: --side-by-side {wanted} would give each one")
+    place: Place = _on_ray(args.ray) if args.ray else Spawned
+    robot = str(Path(args.robot).resolve()) if Path(args.robot).is_file() else args.robot
+    paths = args.policy.resolve(), args.judge.resolve()
+    crew = Crew(Setup(*paths, calibration, robot, args.split, cells, args.device), args.workers, place, console.print)
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+def _on_ray(address: str) -> Place:
+    try:
+        from vla_ros.learning import ray_workers
+    except ImportError as error:
+        raise VlaRosError(f"--ray: {error}; pip install 'vla_ros[ray]', here and on the cluster's machines") from error
+    ray_workers.connect(address)
+    return ray_workers.OnRay

@@ -61,8 +61,8 @@ class Practice(Protocol):
         """Changes the weights once; the episodes that were practised for it by task, and the figures."""
 
 
-def settings(args: argparse.Namespace) -> tuple[RobotContract, PracticeConfig, list[TabletopEnv]]:
-    """Robot, cells and episodes as the arguments have them."""
+def settings(args: argparse.Namespace, cells: int | None = None) -> tuple[RobotContract, PracticeConfig, list[TabletopEnv]]:
+    """Robot, episodes and cells as the arguments have them; `cells` side by side, else half of an update's episodes."""
     torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
     if not args.sim:
         raise VlaRosError("--sim is missing: on a robot, trainer_node practises: vla-ros action send_goal /improve")
@@ -71,7 +71,7 @@ def settings(args: argparse.Namespace) -> tuple[RobotContract, PracticeConfig, l
         raise VlaRosError(f"--tasks: found '{min(unknown)}', expected some of {', '.join(TASKS)}")
     contract = RobotContract.load(args.robot)
     config = PracticeConfig(per_update=args.per_update, tasks=tasks, seed=args.seed, split=args.split)
-    return contract, config, [TabletopEnv(contract) for _ in range(max(1, args.per_update // 2))]
+    return contract, config, [TabletopEnv(contract) for _ in range(max(1, args.per_update // 2) if cells is None else cells)]
 
 
 class Run:
