@@ -30,6 +30,7 @@ from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.interfaces import message_class, service_class
 from vla_ros.nodes.main import run
+from vla_ros.nodes.sim_mishap import Mishaps
 from vla_ros.nodes.sim_pace import Pace
 from vla_ros.robots.contract import RobotContract
 from vla_ros.safety.limits import Limits
@@ -93,6 +94,7 @@ class SimNode(Node):
         self.create_subscription(Float64MultiArray, command, self._on_command, qos.COMMAND)
         self.create_subscription(JointTrajectory, TRAJECTORY_TOPIC, self._on_trajectory, qos.COMMAND)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
+        self.mishaps = Mishaps(self, self.cell, self._lay_out_clear)
         self._offer_controller_manager()
         self.answered = {entry.partition(" ")[0]: -math.inf for entry in awaited}  # topic -> newest stamp [s]
         for entry in awaited:
@@ -256,11 +258,13 @@ class SimNode(Node):
         self.get_logger().error(f"{error}; refused ({self.refused} so far), the arm holds", throttle_duration_sec=2.0)
 
     def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
+        if fallen := self.mishaps.check():
+            response.success, response.operator, response.message = False, True, fallen
+            return response
         try:
             home = self.contract.home_tip
             scene = sample_scene(self.cell.tasks, request.seed, request.split or "train", request.task, home)
-            self._check_clear(scene)
-            self._lay_out(scene)
+            self._lay_out_clear(scene)
         except VlaRosError as error:
             response.success, response.message = False, str(error)
             return response
@@ -270,10 +274,11 @@ class SimNode(Node):
         self._publish_truth(convert.stamp(self.cell.time))
         return response
 
-    def _check_clear(self, scene: Scene) -> None:
+    def _lay_out_clear(self, scene: Scene) -> None:
         x, y = self.cell.tip()[:2]
         if any(math.dist((block.x, block.y), (x, y)) < CLEARANCE for block in scene.blocks):
             raise VlaRosError(f"a block would lie under the rod at [{x:.3f}, {y:.3f}] m; home the arm first")
+        self._lay_out(scene)
 
     def _lay_out(self, scene: Scene) -> None:
         self.cell.reset(scene)

@@ -77,6 +77,7 @@ class TrainerNode(Node):
         self.diagnostics = Diagnostics(self, name.removesuffix("_node"))
         self.announce = self.create_publisher(PolicyVersion, "policy/version", qos.STATUS)
         self.training = self.create_publisher(TrainingState, "training/state", qos.STATUS)
+        self._before = ""  # its phase, until the runner began to wait for a person
         self.episodes = self.create_publisher(Episode, "training/episode", qos.RECORD)
         own = ReentrantCallbackGroup()
         goals: dict[str, Any] = {
@@ -97,7 +98,7 @@ class TrainerNode(Node):
             raise VlaRosError(f"parameter `reset` is {reset_by!r}, expected 'cell' or 'operator'")
         p("material", "")  # batch on the table, recorded with each episode; change it when the batch changes
         self.runner = EpisodeRunner(self, self.contract, self.folder, reset_by, list(p("record_topics", [""]).value))
-        self.runner.notify = lambda phase, message: self.report(phase=phase, message=message)
+        self.runner.notify = self._on_wait
         self.maintenance = Maintenance(self, self.contract, self.diagnostics)
         self.create_subscription(
             PolicyVersion, "policy/active", self._on_active, qos.STATUS, callback_group=MutuallyExclusiveCallbackGroup()
@@ -147,6 +148,14 @@ class TrainerNode(Node):
     def _mark(self, number: int) -> None:
         with self._marking:
             self.store.activate(number)
+
+    def _on_wait(self, phase: str, message: str) -> None:
+        """The runner waits for a person; with an empty phase it goes on."""
+        if phase:
+            self._before = self.phase
+            self._state.resets_wanted += phase == "reset_wanted"
+            self.get_logger().warning(f"a person is wanted: {message}")
+        self.report(phase=phase or self._before, message=message)
 
     def _on_quality(self, message: Float32) -> None:
         if math.isfinite(message.data):
