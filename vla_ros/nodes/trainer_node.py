@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger
 
 from vla_ros.action import Improve, RunTask
 from vla_ros.episodes import label
-from vla_ros.episodes.folder import corrected_episodes
+from vla_ros.episodes.folder import Shelf, corrected_episodes
 from vla_ros.episodes.monitor import LATCHED, EpisodeMonitor
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.child import LearnerProcess
@@ -62,6 +62,10 @@ class TrainerNode(Node):
         _, self.stopping = load_config(self.config)  # fail at start, not after an hour of practice
         load_corrections(self.config)
         self.folder = Path(p("episodes_dir", "").value or "episodes")
+        keep = int(p("keep_episodes", 0).value)  # newest recordings that practice keeps, besides those that people gave; 0: all
+        if keep < 0:
+            raise VlaRosError(f"parameter `keep_episodes` is {keep}, expected 0 (all) or more")
+        self.shelf = Shelf(self.folder, keep)
         self.busy = threading.Lock()  # one goal at a time moves the arm
         self._active = 0  # version that the policy node runs
         self._announced = 0  # the last one that this node asked for
@@ -73,11 +77,11 @@ class TrainerNode(Node):
         self._detected: dict[str, bool] = {}  # of this practice's episodes, by id: success
         self._audits: deque[tuple[bool, bool]] = deque()  # detected and labelled success, not yet looked at
         self._state = TrainingState(phase="idle")
+        self._before = ""  # its phase, until the runner began to wait for a person
 
         self.diagnostics = Diagnostics(self, name.removesuffix("_node"))
         self.announce = self.create_publisher(PolicyVersion, "policy/version", qos.STATUS)
         self.training = self.create_publisher(TrainingState, "training/state", qos.STATUS)
-        self._before = ""  # its phase, until the runner began to wait for a person
         self.episodes = self.create_publisher(Episode, "training/episode", qos.RECORD)
         own = ReentrantCallbackGroup()
         goals: dict[str, Any] = {
@@ -145,10 +149,6 @@ class TrainerNode(Node):
         self._active = message.number
         self.report()
 
-    def _mark(self, number: int) -> None:
-        with self._marking:
-            self.store.activate(number)
-
     def _on_wait(self, phase: str, message: str) -> None:
         """The runner waits for a person; with an empty phase it goes on."""
         if phase:
@@ -156,6 +156,10 @@ class TrainerNode(Node):
             self._state.resets_wanted += phase == "reset_wanted"
             self.get_logger().warning(f"a person is wanted: {message}")
         self.report(phase=phase or self._before, message=message)
+
+    def _mark(self, number: int) -> None:
+        with self._marking:
+            self.store.activate(number)
 
     def _on_quality(self, message: Float32) -> None:
         if math.isfinite(message.data):
@@ -320,6 +324,7 @@ class TrainerNode(Node):
                 corrected.clear()
                 result.updates += 1
                 told = ""
+                self.diagnostics.count("deleted_recordings", self.shelf.clear())
         return stop if stop and stop.ends else None
 
     # -- the cell -------------------------------------------------------------------------------------------------
