@@ -48,6 +48,7 @@ TRAJECTORY_CANCEL = f"/{TRAJECTORY_CONTROLLER}/follow_joint_trajectory/_action/c
 SWITCH_SERVICE, SWITCH_TYPE = "/controller_manager/switch_controller", "controller_manager_msgs/srv/SwitchController"
 TOLERANCE = 0.15  # rad per joint: further from where the arm holds, no new stream of commands is taken up
 OVERVIEW = (480, 640)  # px, height and width of the spectators' camera, which is no part of the contract
+CLOCK = 0.02  # s between ticks of /clock in lock step, which goes to every node and costs more than the physics; also at frames
 CLEARANCE = 0.055  # m, rod to block centre: a block laid out closer would overlap the rod
 
 
@@ -68,6 +69,7 @@ class SimNode(Node):
         self.frame_every = round(self.contract.control.rate / rate)
         if not math.isclose(self.frame_every * rate, self.contract.control.rate):
             raise VlaRosError(f"parameter camera_rate: found {rate}, expected a divisor of {1 / self.period:g} Hz")
+        self.clock_every = max(1, round(CLOCK / self.period))
         self.ticks = self.commands = self.refused = 0
         self.following = False  # commands have come, so lock step may wait for them
         self._dead = False
@@ -121,11 +123,13 @@ class SimNode(Node):
         stamp = convert.stamp(self.cell.time)
         frame = self.ticks % self.frame_every == 0
         before = self.commands
-        self.clock.publish(Clock(clock=stamp))
+        lock_step = self.pace.factor == 0 and self.following
+        if frame or not lock_step or self.ticks % self.clock_every == 0:
+            self.clock.publish(Clock(clock=stamp))
         self.joints.publish(convert.joint_state_message(self.cell.joint_state()))
         if frame:
             self._publish_frames(stamp)
-        if self.pace.factor == 0 and self.following:
+        if lock_step:
             self._lock_step(before, self.cell.time if frame else None)
         else:
             self.pace.until_due(self.period)
