@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import live  # before numpy, torch and the ROS names: it sets up what they read
 import numpy as np
 import rclpy
 from rclpy.action import ActionClient
+from rclpy.parameter import Parameter
 from rich.progress import Progress
 from vla_ros.action import Improve
 from vla_ros.msg import Episode
@@ -44,29 +46,37 @@ VICTIMS = ("trainer", "policy", "learner")
 PER_UPDATE = 2  # episodes: an update every few seconds
 LONGEST = 8.0  # s until a kill, drawn evenly from 0
 AGAIN = 120.0  # s until practice must have gone on
+NO_RULE = "stopping: {gain: -1.0, probation: 0}\n"  # of random weights: no rule has a say
 
 
 class Cell:
     """The launch file in processes of their own, and a client that wants practice to go on."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, goal: Improve.Goal, training: str = "updates: 4\n" + NO_RULE, **arguments: str) -> None:
+        """
+        Args:
+            goal: of practice; each one's seed is a thousand above the last one's.
+            training: YAML of how practice learns.
+            arguments: more of the launch file.
+        """
         self.store = WeightStore(folder.store)
-        self._log = folder.log.open("w", encoding="utf-8")
-        training = folder.root / "training.yaml"
-        training.write_text("updates: 4\nstopping: {gain: -1.0, probation: 0}\n")  # random weights: no rule has a say
+        self._log = folder.log.open("a", encoding="utf-8")
+        file = folder.root / "training.yaml"
+        file.write_text(training)
         arguments = {
             "robot": "panda", "policy": str(folder.policy), "judge": str(folder.judge), "store": str(folder.store),
-            "episodes": str(folder.episodes), "training": str(training), "real_time_factor": "0.0", "respawn": "true",
+            "episodes": str(folder.episodes), "training": str(file), "real_time_factor": "0.0", "respawn": "true", **arguments,
         }  # fmt: skip
         self._launcher = Launcher(parse(live.ROOT / "launch" / "cell.launch.yaml", arguments), on_line=self._keep)
         self.episodes: list[Episode] = []
         rclpy.init(args=[])
-        self._node = rclpy.create_node("kills")
-        self._node.create_subscription(Episode, "/training/episode", self.episodes.append, qos.RECORD)
-        self._improve = ActionClient(self._node, Improve, "/improve")
-        self._seed = 0
+        self.node = rclpy.create_node("benchmark", parameter_overrides=[Parameter("use_sim_time", value=True)])
+        self.node.create_subscription(Episode, "/training/episode", self.episodes.append, qos.RECORD)
+        self._improve = ActionClient(self.node, Improve, "/improve")
+        self._goal = goal
+        self.ended: list[Improve.Result] = []  # goals that were not killed
         self._done: Any = None  # future of the running goal's result
-        self._thread = threading.Thread(target=spin_beside, args=(self._node,), daemon=True)
+        self._thread = threading.Thread(target=spin_beside, args=(self.node,), daemon=True)
 
     def _keep(self, line: Any) -> None:
         self._log.write(line.text + "\n")
@@ -83,14 +93,14 @@ class Cell:
         self._launcher.shutdown("the benchmark is over")
         self._log.close()
 
-    def practise(self, until: Any, what: str) -> float:
+    def practise(self, until: Callable[[], bool], what: str, patience: float = AGAIN) -> float:
         """Asks for practice whenever none is under way, until the condition holds; returns the seconds that it took."""
         start = time.monotonic()
         while not until():
             if not self._launcher.running():
                 raise RuntimeError(f"the launch has ended; see {self._log.name}")
-            if time.monotonic() - start > AGAIN:
-                raise RuntimeError(f"waited {AGAIN:g} s for {what}; see {self._log.name}")
+            if time.monotonic() - start > patience:
+                raise RuntimeError(f"waited {patience:g} s for {what}; see {self._log.name}")
             self._ask()
             time.sleep(0.02)
         return time.monotonic() - start
@@ -99,20 +109,26 @@ class Cell:
         """A trainer that was killed answers no more; the new one is asked anew."""
         if self._done is not None and not self._done.done():
             return
+        if self._done is not None:
+            self.ended.append(self._done.result().result)
+            self._done = None
         if not self._improve.server_is_ready():
             return
-        self._seed += 1000
-        goal = Improve.Goal(episodes=10_000, episodes_per_update=PER_UPDATE, seed=self._seed, task="reach")
-        sent = self._improve.send_goal_async(goal)
+        self._goal.seed += 1000
+        sent = self._improve.send_goal_async(self._goal)
         deadline = time.monotonic() + 5.0
         while not sent.done() and time.monotonic() < deadline:
             time.sleep(0.02)
         if sent.done() and sent.result() is not None and sent.result().accepted:
             self._done = sent.result().get_result_async()
 
+    def pids(self) -> dict[str, int]:
+        """Of all nodes that run, by the launcher's names for them."""
+        return self._launcher.pids()
+
     def pid(self, victim: str) -> int | None:
         """None where it does not run just now."""
-        found = self._launcher.pids()
+        found = self.pids()
         name = "trainer_node" if victim == "learner" else f"{victim}_node"
         parent = next((pid for label, pid in found.items() if label.startswith(name)), None)
         if victim != "learner" or parent is None:
@@ -133,10 +149,10 @@ class Cell:
         os.kill(pid, signal.SIGKILL)
         return True
 
-    def faults(self) -> list[str]:
-        """What must not be."""
+    def faults(self, after: int = 0) -> list[str]:
+        """What must not be, of the versions after this one."""
         found = []
-        for number in self.store.numbers():
+        for number in (n for n in self.store.numbers() if n > after):
             try:
                 self.store.load(number, self.store.record(number).sha256)
                 self.store.lineage(number)
@@ -150,7 +166,8 @@ class Cell:
 def measure(folder: RunFolder, kills: int, seed: int) -> dict[str, Any]:
     random, counts, waits = np.random.default_rng(seed), Counter[str](), list[float]()
     faults, checked = list[str](), 0
-    with Cell(folder) as cell, Progress() as progress:
+    goal = Improve.Goal(episodes=10_000, episodes_per_update=PER_UPDATE, task="reach")
+    with Cell(folder, goal) as cell, Progress() as progress:
         cell.practise(lambda: len(cell.episodes) >= 2 * PER_UPDATE, "the first episodes")
         task = progress.add_task("kills", total=kills)
         while sum(counts.values()) < kills:

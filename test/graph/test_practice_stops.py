@@ -30,6 +30,7 @@ from rclpy.clock import ClockType
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Float32
+from std_srvs.srv import Trigger
 from vla_ros.action import Improve
 from vla_ros.msg import (
     ActionChunk,
@@ -81,6 +82,7 @@ class FakeCell(Node):
         self.outcome: Outcome = always({1: 5})
         self.after_episode: Callable[[str], None] = lambda episode_id: None
         self.truth: bool | None = None
+        self.fallen = ""  # what no script can put back
         self.version = PolicyVersion(number=1)
         self.trainer = 0  # process id
         self.q = HOME
@@ -111,6 +113,7 @@ class FakeCell(Node):
         self.create_timer(period, self._tick, clock=steady)
         self.improve = ActionClient(self, Improve, "improve")
         self.label = self.create_client(LabelEpisode, "episodes/label")
+        self.ready = self.create_client(Trigger, "trainer/ready")
         self.active.publish(self.version)
         self._frame()
 
@@ -133,6 +136,9 @@ class FakeCell(Node):
         return response
 
     def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
+        if self.fallen:
+            response.operator, response.message = True, f"{self.fallen} fell off the table: put it back"
+            return response
         response.success, response.instruction = True, TEXT
         response.stamp, response.time_limit = convert.stamp(self._stamp), FRAMES * PERIOD
         self._frame()
@@ -302,6 +308,27 @@ def test_a_worse_version_is_left_and_learning_goes_on_from_the_better_one(cell: 
     assert list(alarm.causes) == []
     assert EpisodeReader(Path(cell.episodes[0].file)).metadata["material"] == "batch 7"
     cell.until(lambda: alarm.message in cell.faults, "the alarm on /diagnostics")
+
+
+def test_a_person_is_asked_for_what_no_script_can_reset(cell: FakeCell) -> None:
+    """As often as it takes; practice goes on where it stood."""
+    asked = cell.state.resets_wanted
+    future = cell.start(4, always({5: 5}))
+    cell.until(lambda: cell.episodes, "the first episode")
+    cell.fallen = "red cube"
+    wanted = "red cube fell off the table: put it back, then call /trainer/ready"
+    for n in (1, 2):  # the first time he says so without having done it
+        cell.until(lambda n=n: cell.state.resets_wanted == asked + n, "the request")  # type: ignore[misc]
+        assert (cell.state.phase, cell.state.message) == ("reset_wanted", wanted)
+        before = len(cell.episodes)
+        time.sleep(0.3)
+        assert len(cell.episodes) == before < 4, "it waits"
+        cell.fallen = "" if n == 2 else cell.fallen
+        cell.until(cell.ready.call_async(Trigger.Request()).done, "the answer")
+    result = cell.ended(future)
+    assert (result.termination_reason, result.episodes) == ("finished", 4)
+    assert cell.state.resets_wanted == asked + 2
+    assert "collecting" in [s.phase for s in cell.states[-8:]]
 
 
 def test_a_plateau_ends_it_with_the_best_version(cell: FakeCell) -> None:

@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64MultiArray, Header
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from vla_ros.msg import TrueOutcome
 from vla_ros.srv import ResetCell
@@ -171,6 +172,25 @@ def test_reset_lays_out_and_tells_the_truth(graph: Graph) -> None:
     wrong = graph.call(graph.reset, ResetCell.Request(seed=1, split="train", task="juggle"))
     assert not wrong.success
     assert "juggle" in wrong.message
+
+
+def test_what_fell_off_the_table_a_person_puts_back(graph: Graph) -> None:
+    """Then the next scene can be laid out by script again."""
+    scene = ResetCell.Request(seed=11, split="train", task="push")
+    told = graph.call(graph.reset, scene)
+    goal = graph.heard["/sim/truth"][-1].distance
+    assert told.success
+    drop, put_back = (graph.node.create_client(Trigger, f"/sim/{name}") for name in ("drop", "put_back"))
+    dropped = graph.call(drop, Trigger.Request())
+    assert dropped.success
+    assert dropped.message in told.instruction
+    assert graph.until(lambda: graph.heard["/sim/truth"][-1].distance > 0.6)
+    answer = graph.call(graph.reset, scene)
+    assert (answer.success, answer.operator) == (False, True)
+    assert answer.message == f"{dropped.message} fell off the table: put it back"
+    assert graph.call(put_back, Trigger.Request()).success
+    assert graph.until(lambda: graph.heard["/sim/truth"][-1].distance == pytest.approx(goal, abs=1e-3))
+    assert graph.call(graph.reset, scene).success
 
 
 def test_commands_move_the_arm_and_bad_ones_do_not(graph: Graph) -> None:

@@ -164,6 +164,34 @@ def test_sim_time_drives_timers_and_jumps_back(ros):
         assert len(calls) == 6
 
 
+def test_sim_time_that_nobody_waits_for_wakes_nobody(ros):
+    """It is read where it is asked for; a timer on it is woken by it again."""
+    with Node("n", parameter_overrides=[Parameter("use_sim_time", value=True)]) as node, SingleThreadedExecutor() as executor:
+        executor.add_node(node)
+        clock = node.create_publisher(ClockMsg, "/clock", 1)
+        assert clock.wait_for_subscriptions()
+
+        def at(seconds):
+            clock.publish(ClockMsg(clock=Time(seconds=seconds).to_msg()))
+            time.sleep(0.05)
+
+        while executor._waitset.wait(0):  # of the set-up
+            executor.spin_once(timeout_sec=0)
+        for step in range(1, 6):
+            at(step)
+            assert executor._waitset.wait(0) == []
+        assert node.get_clock().now().nanoseconds == 5_000_000_000
+        calls = []
+        node.create_timer(0.1, lambda: calls.append(node.get_clock().now().nanoseconds))
+        at(5.2)
+        end = time.monotonic() + 2
+        while not calls and time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.1)
+        assert calls == [5_200_000_000]
+        node.set_parameters([Parameter("use_sim_time", value=False)])
+        assert abs(node.get_clock().now().nanoseconds - time.time_ns()) < 10**9
+
+
 def test_steady_timer_keeps_its_rate(ros):
     with Node("n") as node, SingleThreadedExecutor() as executor:
         executor.add_node(node)

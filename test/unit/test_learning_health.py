@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vla_ros.errors import VlaRosError
-from vla_ros.learning.health import NOTHING, Examined, Health, examine
+from vla_ros.learning.examined import Examined, examine
+from vla_ros.learning.health import NOTHING, Health
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert, Manner

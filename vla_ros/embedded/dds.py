@@ -126,6 +126,7 @@ class Reader:
     """Data reader that hands out CDR bytes; `condition` triggers while there are any."""
 
     def __init__(self, participant: DomainParticipant, topic: str, data_type: Any, qos: Qos) -> None:
+        self.name = topic
         self.topic = Topic(participant, topic, data_type)
         self.entity = DataReader(participant, self.topic, qos)
         self.condition = ReadCondition(self.entity, ANY)
@@ -139,7 +140,7 @@ class Reader:
         """
         samples = ddspy_take(self._ref, ANY, count)
         if isinstance(samples, int):
-            raise VlaRosError(f"reading from {self.topic.get_name()}: {DDSException(samples)}")
+            raise VlaRosError(f"reading from {self.name}: {DDSException(samples)}")  # which may be deleted by now
         return [sample for sample in samples if sample[1].valid_data]
 
     def matched(self) -> int:

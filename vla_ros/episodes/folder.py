@@ -55,6 +55,45 @@ def corrected_episodes(folder: Path, robot: str) -> list[Path]:
     return [i.path for i in infos if i.metadata.get("robot") == robot and int(i.metadata.get("corrected_steps", "0"))]
 
 
+class Shelf:
+    """Room for the newest recordings of a folder, not of those below it; older ones are deleted. What people gave stays: labels,
+    and episodes in which they took over.
+
+    Args:
+        keep: newest recordings; 0 keeps all.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        self._kept: set[Path] = set()  # given by people, so far as was looked at
+
+    def clear(self) -> int:
+        """Deletes what has become too old; how many.
+
+        Raises:
+            VlaRosError: a file cannot be opened or deleted.
+        """
+        if not self._keep:
+            return 0
+        recorded = sorted(path for path in self._folder.glob("*.mcap") if path not in self._kept)
+        deleted = 0
+        for path in recorded[: -self._keep]:
+            if _given(path):
+                self._kept.add(path)
+                continue
+            try:
+                path.unlink()
+            except OSError as error:
+                raise VlaRosError(f"{path}: cannot be deleted: {error.strerror or error}") from error
+            deleted += 1
+        return deleted
+
+
+def _given(path: Path) -> bool:
+    info = read_info(path)
+    return bool(info.label) or bool(int(info.metadata.get("corrected_steps", "0")))
+
+
 def read_info(path: Path) -> EpisodeInfo:
     """
     Raises:

@@ -40,8 +40,9 @@ def features(model: Model, trunk: Trunk) -> Features:
         act, togo = model.read(trunk)
     finally:
         hook.remove()
-    (hidden, mask), width = pooled[0], model.config.token_learner * pooled[0][0].shape[-1]
-    return Features(hidden, torch.cat([act[:, width:], togo], 1), mask)
+    hidden, mask = pooled[0]
+    beside = act[:, model.config.token_learner * hidden.shape[-1] :]
+    return Features(hidden, torch.cat([beside, togo], 1), mask)
 
 
 def action_out(model: Model, seen: Features) -> Tensor:

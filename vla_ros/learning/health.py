@@ -1,97 +1,41 @@
 """What in a cell has changed since practice began, from the recorded episodes: for whoever has to find out why success falls.
 
-Three records are looked at; each says in numbers how the last episodes differ from the first ones:
-
-    camera    the first picture of an episode (the arm is at home, only the blocks lie elsewhere) less r, the median of those of
-              the reference: −dx ∂r/∂x − dy ∂r/∂y + turn (y ∂r/∂x − x ∂r/∂y) + blur/2 ∇²r + brightness + contrast (r − mean r)
-    joint     how far it is from its command while it moves: q − q_command = offset − lag v − play sign v
-    material  success of the present batch against that of the others, task by task
-
-Both equations are linear, so an episode is kept as its normal equations. A window's figures are the least squares of all its
-episodes together, because one reach moves a joint in one direction only; their standard errors come from leaving out one episode
-after the other. A figure has left its band where it is ODD standard errors from the reference.
+An episode is kept as the normal equations of linear figures of its cameras, joints and grippers (examined.py); success is
+compared by batch of material, task by task. A window's figures are the least squares of all its episodes together, because one
+reach moves a joint in one direction only; their standard errors come from leaving out one episode after the other. A figure has
+left its band where it is ODD standard errors from the reference.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.episodes.trajectory import Trajectory
 from vla_ros.errors import VlaRosError
+from vla_ros.learning.examined import CAMERA, OF_CAMERA, Equations, Examined, Figure, figures_of
 from vla_ros.learning.statistics import fewer
-from vla_ros.robots.contract import RobotContract
-from vla_ros.types import Array, Image
+from vla_ros.types import Array
 
 ODD = 5.0  # standard errors; a cell has tens of figures, and an alarm must not send anybody to a sound part
 ODD_MATERIAL = 3.0  # the same of success between batches: one question, and its test is exact
 LEAST = 5  # episodes that a figure is taken from, at least
-SMOOTH = 1.5  # px, of pictures before they are compared: a shift under it is in their first derivative
 STEPS = 4  # of registration; the last one only linearises
 FARTHEST = 8.0  # px, deg, that are looked for
 MARGIN = 4  # px at the border, beyond which a moved picture shows what the reference does not
-MOVING = 0.02  # of a joint's velocity limit; slower ones have no direction
 TANGLED = 1e-3  # smallest eigenvalue of normalised equations that can be told apart
 REMEMBERED = 500  # episodes, of materials
 NOTHING = "nothing in the record stands out; look at gripper and material"
 
 
-class Figure(NamedTuple):
-    name: str
-    floor: float  # of the standard error: differences under ODD times this are of no concern
-    likely: str
-
-
-MOVED = "camera was moved, or its mount is loose"
-LIGHT = "other light or exposure"
-OF_CAMERA = (
-    Figure("shift right [px]", 0.05, MOVED),  # of what is seen
-    Figure("shift down [px]", 0.05, MOVED),
-    Figure("turn [deg]", 0.05, MOVED),  # clockwise
-    Figure("blur [px²]", 0.04, "lens dirty or out of focus"),  # variance of the added point spread
-    Figure("brightness [levels]", 0.5, LIGHT),  # of 255
-    Figure("contrast", 0.01, LIGHT),
-)
-OF_JOINT = (
-    Figure("offset [rad, m]", 2e-4, "joint's zero has moved: encoder, coupling, or a collision"),
-    Figure("lag [s]", 1e-3, "joint follows late: friction, load, or weak gains"),
-    Figure("play [rad, m]", 2e-4, "backlash or friction in the joint: gear, belt, gripper finger"),  # half of the hysteresis
-)
-# What the reference's three do not explain, root mean square; asked for where none of the three stands out: a joint that sticks
-# more than it moves has no direction.
-REST = Figure("error [rad, m]", 2e-4, "joint does not follow: friction, weak drive, or something blocks it")
-
-
-class Equations(NamedTuple):
-    """Normal equations A x = b of one episode; those of several add up. With x, c − 2 x b + x A x squares are left."""
-
-    a: Array  # [k, k]
-    b: Array  # [k]
-    c: float = math.nan  # not needed of pictures
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What is kept of one episode."""
-
-    pictures: Mapping[str, NDArray[np.float32]]  # [H, W] grey and smoothed, by camera
-    joints: Mapping[str, Equations]  # only of joints that moved
-    success: bool = False
-    group: str = ""  # task; success is compared within it
-    material: str = ""  # batch; empty: not known
-
-
 @dataclass(frozen=True)
 class Cause:
-    part: str  # camera, joint or batch
+    part: str  # camera, joint, gripper or batch
     figure: str
     now: float
     before: float
@@ -100,39 +44,6 @@ class Cause:
 
     def __str__(self) -> str:
         return f"{self.part}: {self.figure} {self.now:.3g}, was {self.before:.3g}: {self.likely}"
-
-
-def examine(
-    pictures: Mapping[str, Image], joints: Sequence[str], positions: Array, commands: Array, limit: Array, period: float,
-    success: bool = False, group: str = "", material: str = "",
-) -> Examined:  # fmt: skip
-    """
-    Args:
-        pictures: [H, W, 3], the episode's first one of each camera.
-        joints: names of n joints; a gripper is one of them.
-        positions: [N, n] rad, m, measured.
-        commands: [N, n] rad, m, at the same times.
-        limit: [n] rad/s, m/s, of velocity.
-        period: s between two of the N times.
-    """
-    grey = {name: cv2.GaussianBlur(p.mean(-1, dtype=np.float32), (0, 0), SMOOTH) for name, p in pictures.items()}
-    v = np.diff(commands, axis=0) / period
-    way = np.sign(v) * (np.abs(v) > MOVING * limit)
-    steady = (way[1:] != 0) & (way[1:] == way[:-1])  # play is taken up only some way after a joint has turned round
-    v, error = v[1:], (positions - commands)[2:]
-    x = np.stack([np.ones_like(v), -v, -np.sign(v)], -1) * steady[..., None]  # [N - 2, n, 3]
-    a, b, c = np.einsum("tni,tnj->nij", x, x), np.einsum("tni,tn->ni", x, error), (steady * error**2).sum(0)
-    moved = {name: Equations(a[j], b[j], float(c[j])) for j, name in enumerate(joints) if a[j, 0, 0]}
-    return Examined(grey, moved, success, group, material)
-
-
-def of_trajectory(t: Trajectory, contract: RobotContract, success: bool) -> Examined:
-    """A recorded episode of practice; `success` is the detector's, which labels may have overruled in `t`."""
-    pictures = {camera: t.pictures(camera)[0] for camera in t.cameras}
-    group, material = t.instruction.split(" ")[0], t.metadata.get("material", "")  # the verb stands for the task
-    positions, period = t.positions[1:].astype(np.float64), 1.0 / contract.observation.rate
-    commands, limit = t.commands[: len(positions)], contract.limits.velocity
-    return examine(pictures, contract.joints, positions, commands, limit, period, success, group, material)
 
 
 @dataclass
@@ -219,7 +130,7 @@ class Health:
             self._first = []
 
     def _equations(self, e: Examined) -> dict[str, Equations]:
-        seen = {f"camera {name}": self._references[name].explain(picture) for name, picture in e.pictures.items()}
+        seen = {f"{CAMERA}{name}": self._references[name].explain(picture) for name, picture in e.pictures.items()}
         return {**seen, **e.joints}
 
     def causes(self) -> list[Cause]:
@@ -242,13 +153,13 @@ class Health:
         changed = self._material()
         for part in sorted({part for e in self._now for part in e}):
             before, now = ([e[part] for e in episodes if part in e] for episodes in (self._before, self._now))
-            figures = OF_CAMERA if part.startswith("camera ") else OF_JOINT
+            figures, rest = figures_of(part)
             reference = _fit(before)
             if reference is None:
                 continue
             causes = _apart(part, figures, reference, _fit(now))
-            if not causes and figures is OF_JOINT:
-                causes = _apart(part, (REST,), *(_left(episodes, reference[0]) for episodes in (before, now)))
+            if not causes and rest:
+                causes = _apart(part, rest, *(_left(episodes, reference[0]) for episodes in (before, now)))
             changed += causes
         return changed
 
@@ -275,7 +186,8 @@ def _apart(part: str, figures: Sequence[Figure], before: Fit | None, now: Fit | 
     if before is None or now is None:
         return []
     error = np.sqrt(before[1] ** 2 + now[1] ** 2 + np.array([figure.floor for figure in figures]) ** 2)
-    score = np.abs(now[0] - before[0]) / error
+    more = (now[0] - before[0]) / error
+    score = np.where([figure.rises for figure in figures], more, np.abs(more))
     return [
         Cause(part, f.name, float(now[0][k]), float(before[0][k]), float(score[k]), f.likely)
         for k, f in enumerate(figures)

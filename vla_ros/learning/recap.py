@@ -129,7 +129,8 @@ class Recap:
             np.concatenate([np.full(len(s.plain), getattr(s, name)) for s in self._sources]) for name in ("autonomous", "success")
         )
         advantage, figures = self._advantages()
-        positive = indicators(advantage, task, autonomous, np.zeros(len(task), bool), c.positive)
+        nobody = np.zeros(len(task), bool)  # took over: in these cells there is none
+        positive = indicators(advantage, task, autonomous, nobody, c.positive)
         for name, own in (("successes", success), ("failures", ~success)):  # neither may be all of one kind
             if (autonomous & own).any():
                 figures[f"positive_of_{name}"] = float(positive[autonomous & own].mean())

@@ -76,7 +76,7 @@ class EpisodeRunner:
         self.limited_ticks = 0
         self._safe = 0.0  # s, stamp of the newest safety state
         self.operator_ready = threading.Event()
-        self.notify: Callable[[str, str], None] = lambda phase, message: None
+        self.notify: Callable[[str, str], None] = lambda phase, message: None  # with an empty phase: it goes on
 
         self.instruction = node.create_publisher(Instruction, "instruction", qos.STATUS)
         self.ack = node.create_publisher(Header, "trainer/ack", qos.STATUS)
@@ -219,10 +219,9 @@ class EpisodeRunner:
 
     def prepare(self, request: EpisodeRequest, cancelled: Callable[[], bool]) -> EpisodeRequest:
         """Home the arm through the safety filter and lay out the scene; returns the request with what it left open."""
-        forever = float("inf")
         if self.latched:
-            self.notify("stopped", "safety is latched: clear the cause, then call /safety/reset")
-            self.wait(lambda: not self.latched, forever, cancelled)
+            what = "safety is latched: clear the cause, then call /safety/reset"
+            self._ask("stopped", what, lambda: not self.latched, cancelled)
         for topic, name in PARTNERS.items():
             if not self.wait(lambda topic=topic: self.node.count_publishers(topic) > 0, PATIENCE, cancelled, time.monotonic):  # type: ignore[misc]
                 full = self.node.resolve_topic_name(topic)
@@ -232,9 +231,7 @@ class EpisodeRunner:
             raise VlaRosError("the arm did not reach home within 20 s; /safety/state tells what stops it")
         self.instruction.publish(Instruction())
         if self.reset_by == "operator":
-            self.operator_ready.clear()
-            self.notify("reset_wanted", "reset the scene, then call /trainer/ready")
-            self.wait(self.operator_ready.is_set, forever, cancelled)
+            self._ask_reset("reset the scene", cancelled)
             return replace(request, time_limit=request.time_limit or self.contract.time_limit)
         self.hold(True)
         try:
@@ -249,6 +246,16 @@ class EpisodeRunner:
         limit = request.time_limit or float(answer.time_limit) or self.contract.time_limit
         return replace(request, instruction=request.instruction or str(answer.instruction), time_limit=limit)
 
+    def _ask_reset(self, what: str, cancelled: Callable[[], bool]) -> None:
+        self.operator_ready.clear()
+        self._ask("reset_wanted", f"{what}, then call /trainer/ready", self.operator_ready.is_set, cancelled)
+
+    def _ask(self, phase: str, what: str, until: Callable[[], bool], cancelled: Callable[[], bool]) -> None:
+        """Waits for what only a person can do."""
+        self.notify(phase, what)
+        self.wait(until, float("inf"), cancelled)
+        self.notify("", "")
+
     def _at_home(self) -> bool:
         return self._position is not None and float(np.abs(self._position - self._home).max()) < HOME_TOLERANCE
 
@@ -260,6 +267,11 @@ class EpisodeRunner:
         if not self.wait(future.done, 10.0, cancelled, time.monotonic):
             raise VlaRosError("/cell/reset did not answer within 10 s")
         answer: ResetCell.Response = future.result()
+        if answer.operator:
+            self.hold(False)
+            self._ask_reset(answer.message, cancelled)
+            self.hold(True)
+            return self._reset(request, cancelled)
         if not answer.success:
             raise VlaRosError(f"/cell/reset: {answer.message}")
         return answer

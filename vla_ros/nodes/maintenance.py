@@ -9,6 +9,7 @@ from rclpy.node import Node
 from vla_ros.episodes.trajectory import load_trajectory
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import health
+from vla_ros.learning.examined import of_trajectory
 from vla_ros.learning.stopping import Stop
 from vla_ros.msg import Episode, Health
 from vla_ros.nodes import qos
@@ -33,7 +34,7 @@ class Maintenance:
         before = time.monotonic()
         try:
             t = load_trajectory(e.file, self._contract)
-            self._health.episode(health.of_trajectory(t, self._contract, e.outcome == "success"))
+            self._health.episode(of_trajectory(t, self._contract, e.outcome == "success"))
         except VlaRosError as error:
             self._node.get_logger().error(f"health: {error}")
             self._diagnostics.count("unexamined_episodes")

@@ -73,7 +73,8 @@ class SafetyNode(Node):
         self._shown_at = 0.0
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         # Simulated time may stand still for long; then nothing is silent.
-        self._silence_clock = self.get_clock() if self.get_parameter("use_sim_time").value else steady
+        self._simulated, self._stated = qos.simulated(self), 0.0  # s, stamp of the newest joint state
+        self._silence_clock = self.get_clock() if self._simulated else steady
         self._heard = self._silence_clock.now().nanoseconds
 
         control = self.contract.control
@@ -166,11 +167,14 @@ class SafetyNode(Node):
         self.get_logger().error(text)
 
     def _now(self) -> float:
-        return float(self.get_clock().now().nanoseconds) * 1e-9
+        """[s]; a simulation's joint states come more often than its clock, and tell the same time."""
+        now = float(self.get_clock().now().nanoseconds) * 1e-9
+        return max(now, self._stated) if self._simulated else now
 
     def _on_joint_state(self, message: JointStateMsg) -> None:
         start = time.perf_counter()
         state = convert.joint_state(message)
+        self._stated = state.stamp
         # A fresh joint state is answered for its own instant: the clock's message may have overtaken it by a period, and
         # would make this tick count as a missed one and swallow the next.
         now = self._now()

@@ -30,6 +30,7 @@ from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.interfaces import message_class, service_class
 from vla_ros.nodes.main import run
+from vla_ros.nodes.sim_mishap import Mishaps
 from vla_ros.nodes.sim_pace import Pace
 from vla_ros.robots.contract import RobotContract
 from vla_ros.safety.limits import Limits
@@ -47,6 +48,7 @@ TRAJECTORY_CANCEL = f"/{TRAJECTORY_CONTROLLER}/follow_joint_trajectory/_action/c
 SWITCH_SERVICE, SWITCH_TYPE = "/controller_manager/switch_controller", "controller_manager_msgs/srv/SwitchController"
 TOLERANCE = 0.15  # rad per joint: further from where the arm holds, no new stream of commands is taken up
 OVERVIEW = (480, 640)  # px, height and width of the spectators' camera, which is no part of the contract
+CLOCK = 0.02  # s between ticks of /clock in lock step, which goes to every node and costs more than the physics; also at frames
 CLEARANCE = 0.055  # m, rod to block centre: a block laid out closer would overlap the rod
 
 
@@ -67,6 +69,7 @@ class SimNode(Node):
         self.frame_every = round(self.contract.control.rate / rate)
         if not math.isclose(self.frame_every * rate, self.contract.control.rate):
             raise VlaRosError(f"parameter camera_rate: found {rate}, expected a divisor of {1 / self.period:g} Hz")
+        self.clock_every = max(1, round(CLOCK / self.period))
         self.ticks = self.commands = self.refused = 0
         self.following = False  # commands have come, so lock step may wait for them
         self._dead = False
@@ -93,6 +96,7 @@ class SimNode(Node):
         self.create_subscription(Float64MultiArray, command, self._on_command, qos.COMMAND)
         self.create_subscription(JointTrajectory, TRAJECTORY_TOPIC, self._on_trajectory, qos.COMMAND)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
+        self.mishaps = Mishaps(self, self.cell, self._lay_out_clear)
         self._offer_controller_manager()
         self.answered = {entry.partition(" ")[0]: -math.inf for entry in awaited}  # topic -> newest stamp [s]
         for entry in awaited:
@@ -119,11 +123,13 @@ class SimNode(Node):
         stamp = convert.stamp(self.cell.time)
         frame = self.ticks % self.frame_every == 0
         before = self.commands
-        self.clock.publish(Clock(clock=stamp))
+        lock_step = self.pace.factor == 0 and self.following
+        if frame or not lock_step or self.ticks % self.clock_every == 0:
+            self.clock.publish(Clock(clock=stamp))
         self.joints.publish(convert.joint_state_message(self.cell.joint_state()))
         if frame:
             self._publish_frames(stamp)
-        if self.pace.factor == 0 and self.following:
+        if lock_step:
             self._lock_step(before, self.cell.time if frame else None)
         else:
             self.pace.until_due(self.period)
@@ -256,11 +262,13 @@ class SimNode(Node):
         self.get_logger().error(f"{error}; refused ({self.refused} so far), the arm holds", throttle_duration_sec=2.0)
 
     def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
+        if fallen := self.mishaps.check():
+            response.success, response.operator, response.message = False, True, fallen
+            return response
         try:
             home = self.contract.home_tip
             scene = sample_scene(self.cell.tasks, request.seed, request.split or "train", request.task, home)
-            self._check_clear(scene)
-            self._lay_out(scene)
+            self._lay_out_clear(scene)
         except VlaRosError as error:
             response.success, response.message = False, str(error)
             return response
@@ -270,10 +278,11 @@ class SimNode(Node):
         self._publish_truth(convert.stamp(self.cell.time))
         return response
 
-    def _check_clear(self, scene: Scene) -> None:
+    def _lay_out_clear(self, scene: Scene) -> None:
         x, y = self.cell.tip()[:2]
         if any(math.dist((block.x, block.y), (x, y)) < CLEARANCE for block in scene.blocks):
             raise VlaRosError(f"a block would lie under the rod at [{x:.3f}, {y:.3f}] m; home the arm first")
+        self._lay_out(scene)
 
     def _lay_out(self, scene: Scene) -> None:
         self.cell.reset(scene)

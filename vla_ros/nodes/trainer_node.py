@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger
 
 from vla_ros.action import Improve, RunTask
 from vla_ros.episodes import label
-from vla_ros.episodes.folder import corrected_episodes
+from vla_ros.episodes.folder import Shelf, corrected_episodes
 from vla_ros.episodes.monitor import LATCHED, EpisodeMonitor
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.child import LearnerProcess
@@ -62,6 +62,10 @@ class TrainerNode(Node):
         _, self.stopping = load_config(self.config)  # fail at start, not after an hour of practice
         load_corrections(self.config)
         self.folder = Path(p("episodes_dir", "").value or "episodes")
+        keep = int(p("keep_episodes", 0).value)  # newest recordings that practice keeps, besides those that people gave; 0: all
+        if keep < 0:
+            raise VlaRosError(f"parameter `keep_episodes` is {keep}, expected 0 (all) or more")
+        self.shelf = Shelf(self.folder, keep)
         self.busy = threading.Lock()  # one goal at a time moves the arm
         self._active = 0  # version that the policy node runs
         self._announced = 0  # the last one that this node asked for
@@ -73,6 +77,7 @@ class TrainerNode(Node):
         self._detected: dict[str, bool] = {}  # of this practice's episodes, by id: success
         self._audits: deque[tuple[bool, bool]] = deque()  # detected and labelled success, not yet looked at
         self._state = TrainingState(phase="idle")
+        self._before = ""  # its phase, until the runner began to wait for a person
 
         self.diagnostics = Diagnostics(self, name.removesuffix("_node"))
         self.announce = self.create_publisher(PolicyVersion, "policy/version", qos.STATUS)
@@ -97,7 +102,7 @@ class TrainerNode(Node):
             raise VlaRosError(f"parameter `reset` is {reset_by!r}, expected 'cell' or 'operator'")
         p("material", "")  # batch on the table, recorded with each episode; change it when the batch changes
         self.runner = EpisodeRunner(self, self.contract, self.folder, reset_by, list(p("record_topics", [""]).value))
-        self.runner.notify = lambda phase, message: self.report(phase=phase, message=message)
+        self.runner.notify = self._on_wait
         self.maintenance = Maintenance(self, self.contract, self.diagnostics)
         self.create_subscription(
             PolicyVersion, "policy/active", self._on_active, qos.STATUS, callback_group=MutuallyExclusiveCallbackGroup()
@@ -143,6 +148,14 @@ class TrainerNode(Node):
             self._state.swaps += 1
         self._active = message.number
         self.report()
+
+    def _on_wait(self, phase: str, message: str) -> None:
+        """The runner waits for a person; with an empty phase it goes on."""
+        if phase:
+            self._before = self.phase
+            self._state.resets_wanted += phase == "reset_wanted"
+            self.get_logger().warning(f"a person is wanted: {message}")
+        self.report(phase=phase or self._before, message=message)
 
     def _mark(self, number: int) -> None:
         with self._marking:
@@ -311,6 +324,7 @@ class TrainerNode(Node):
                 corrected.clear()
                 result.updates += 1
                 told = ""
+                self.diagnostics.count("deleted_recordings", self.shelf.clear())
         return stop if stop and stop.ends else None
 
     # -- the cell -------------------------------------------------------------------------------------------------

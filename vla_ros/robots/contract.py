@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_ros.errors import VlaRosError
 from vla_ros.paths import resolve, share
@@ -114,6 +115,7 @@ class JointLimits:
     upper: Array  # rad
     velocity: Array  # rad/s
     effort: Array  # N m
+    prismatic: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,11 @@ class RobotContract:
         if len(self.tips) != 1:
             raise VlaRosError(f"{self.path}: tips: found {', '.join(self.tips)}, expected one: which tip is not said")
         return self.tips[0]
+
+    @property
+    def grippers(self) -> tuple[str, ...]:
+        """Its prismatic joints; the lower limit is where the fingers are closed."""
+        return tuple(name for name, slides in zip(self.joints, self.limits.prismatic, strict=True) if slides)
 
     @property
     def home_tip(self) -> tuple[float, float]:
@@ -293,7 +300,8 @@ def _read_urdf(top: Section, urdf: Path, joints: tuple[str, ...]) -> tuple[list[
         rows.append(_joint_limit(urdf, name, elements[name]))
     columns = np.array(rows).T
     columns.flags.writeable = False
-    return [link.get("name", "") for link in root.findall("link")], JointLimits(*columns)
+    prismatic = np.array([elements[name].get("type") == "prismatic" for name in joints])
+    return [link.get("name", "") for link in root.findall("link")], JointLimits(*columns, prismatic=prismatic)
 
 
 def _joint_limit(urdf: Path, name: str, joint: ET.Element) -> list[float]:

@@ -11,7 +11,6 @@ import matplotlib
 import numpy as np
 
 from vla_ros.cli.figure import save
-from vla_ros.cli.safety.recording import prismatic
 from vla_ros.cli.safety.replay import Replay
 from vla_ros.types import Array, SafetyMode
 
@@ -52,7 +51,7 @@ def draw(result: Replay, figures: dict[str, Any], out: Path) -> None:
     figure = plt.figure(figsize=(3.3 * columns, sum(heights) + 1.4), layout="constrained")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     colors = _colors(figures["constraints"])
-    duration, in_metres = figures["duration"], prismatic(result.recording.contract)
+    duration, in_metres = figures["duration"], result.recording.contract.grippers
     shared: Axes | None = None
     for j, name in enumerate(joints):
         axes = figure.add_subplot(grid[j // columns, j % columns], sharex=shared)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -58,16 +57,9 @@ class Recording:
         return max(self.states[-1][1].stamp, self.chunks[-1][0], *(state.stamp for state in self.executed[-1:]))
 
 
-def prismatic(contract: RobotContract) -> frozenset[str]:
-    """Joints that are measured in m, m/s, N instead of rad, rad/s, N m (grippers)."""
-    joints = ET.parse(contract.urdf).getroot().findall("joint")
-    return frozenset(joint.get("name", "") for joint in joints if joint.get("type") == "prismatic")
-
-
 def labels(contract: RobotContract) -> tuple[str, ...]:
     """Names of the joints for tables in rad; those in m say so."""
-    in_metres = prismatic(contract)
-    return tuple(f"{name} (m)" if name in in_metres else name for name in contract.joints)
+    return tuple(f"{name} (m)" if name in contract.grippers else name for name in contract.joints)
 
 
 def find(episode: str, runs: Path) -> Path:

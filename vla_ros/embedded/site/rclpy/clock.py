@@ -130,6 +130,8 @@ class ROSClock(Clock):
         super().__init__(clock_type=ClockType.ROS_TIME)
         self._override: int | None = None
         self._moved = threading.Condition()
+        self._read: Callable[[], None] | None = None  # sets sim time, while nobody waits for one
+        self._wake: Callable[[], None] | None = None  # from now on it is set as it comes
 
     @property
     def ros_time_is_active(self) -> bool:
@@ -138,8 +140,28 @@ class ROSClock(Clock):
 
     def nanoseconds(self) -> int:
         """Now [ns]; 0 while sim time is on and no /clock has come."""
+        if (read := self._read) is not None:
+            read()
         override = self._override
         return _time.time_ns() if override is None else override
+
+    def follow(self, read: Callable[[], None] | None, wake: Callable[[], None] | None) -> bool:
+        """Not in rclpy: sim time is what `read` sets, until somebody waits for a time; False if somebody does already."""
+        waited_for = bool(self._jump_handles)
+        self._read, self._wake = (None, None) if waited_for else (read, wake)
+        return not waited_for
+
+    def _awaited(self) -> None:
+        wake, self._read, self._wake = self._wake, None, None
+        if wake is not None:
+            wake()
+
+    def create_jump_callback(
+        self, threshold: JumpThreshold, *, pre_callback: Callable | None = None, post_callback: Callable | None = None
+    ) -> JumpHandle:
+        handle = super().create_jump_callback(threshold, pre_callback=pre_callback, post_callback=post_callback)
+        self._awaited()
+        return handle
 
     def set_ros_time_override(self, time: Time) -> None:
         """Set sim time."""
@@ -147,7 +169,8 @@ class ROSClock(Clock):
 
     def override(self, nanoseconds: int | None) -> None:
         """Set sim time [ns], or go back to system time with None; calls the jump callbacks."""
-        before, was = self.nanoseconds(), self._override
+        was = self._override
+        before = _time.time_ns() if was is None else was
         after = _time.time_ns() if nanoseconds is None else nanoseconds
         change = ClockChange.ROS_TIME_NO_CHANGE
         if (was is None) != (nanoseconds is None):
@@ -168,5 +191,6 @@ class ROSClock(Clock):
         if self._override is None:
             super()._pause(rest)
             return
+        self._awaited()
         with self._moved:
             self._moved.wait(0.1)

@@ -182,7 +182,8 @@ class Executor:
                 self._numbers[entity] = self._next_number
                 self._entities[self._next_number] = entity
                 self._next_number += 1
-                self._attach(entity)
+            if entity not in self._blocked:
+                self._attach(entity)  # also of known ones: /clock wakes nobody until somebody waits for a time
         self._timers = [entity for entity in current if isinstance(entity, Timer)]
 
     def _attach(self, entity: Waitable) -> None:
