@@ -60,6 +60,9 @@ class _Run:
         model, self.prompt = checkpoint.load(args.policy, contract.robot)
         judge, _ = checkpoint.load(args.judge, contract.robot)
         improve, stopping = load_config(args.config)
+        if stopping.canary < 1:
+            found = f"{args.config}: stopping: canary is {stopping.canary}, expected 1 with --sim"
+            raise VlaRosError(f"{found}: simulated cells practise side by side, and nothing is at stake in them")
         torch.manual_seed(improve.seed)
         self.model = adapter.add(model)
         self.store = WeightStore(self.out / VERSIONS)
