@@ -365,3 +365,14 @@ def test_a_cell_without_a_namespace_cannot_be_told_from_others(rig: Rig) -> None
     status, output = NodeProcess("trainer_node", policy=rig.tiny.policy, lead="/fleet", store=rig.folder / "e").wait(60.0)
     assert status == 2
     assert "parameter `lead`: this node has no namespace; start each cell of a fleet in one of its own" in output
+
+
+def test_a_fleet_shares_no_episodes_between_versions(rig: Rig) -> None:
+    config = rig.folder / "canary.yaml"
+    config.write_text("stopping: {canary: 0.3}\n")
+    common = {"policy": rig.tiny.policy, "config": config, "store": rig.folder / "e"}
+    nodes = [NodeProcess("fleet_node", "__ns:=/e", **common), NodeProcess("trainer_node", "__ns:=/e", lead="/fleet", **common)]
+    for node in nodes:
+        status, output = node.wait(60.0)
+        assert status == 2
+        assert "canary.yaml: stopping: canary is 0.3, expected 1 in a fleet: all its cells run the version that" in output

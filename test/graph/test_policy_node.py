@@ -253,3 +253,25 @@ def test_weights_that_compute_nonsense_are_refused(cell: Cell, store: WeightStor
     assert "not finite" in answer.message
     assert list(cell.answer().data) == before
     assert cell.answer().policy_version == 1
+
+
+def test_a_restart_resumes_no_version_on_probation(cell: Cell, store: WeightStore) -> None:
+    cell.instruct(checkpoints.TEXT)
+    assert cell.activate(number=1).success
+    assert cell.active[-1].chosen
+
+    def runs(number: int, probation: bool) -> bool:
+        cell.look()
+        return (cell.active[-1].number, cell.active[-1].probation, cell.active[-1].chosen) == (number, probation, False)
+
+    def marked() -> int:
+        running = store.active()
+        return running.number if running else 0
+
+    cell.until(lambda: marked() == 1, "the marker")
+    for number, probation in ((2, True), (1, False), (2, True)):
+        cell.announce.publish(PolicyVersion(number=number, sha256=store.record(number).sha256, probation=probation))
+        cell.until(lambda n=number, p=probation: runs(n, p), f"version {number}")  # type: ignore[misc]
+        assert marked() == 1
+    cell.announce.publish(PolicyVersion(number=2, sha256=store.record(2).sha256))
+    cell.until(lambda: marked() == 2, "the marker of a version that is proven")

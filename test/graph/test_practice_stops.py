@@ -6,6 +6,7 @@ are one fake, which answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -121,17 +122,16 @@ class FakeCell(Node):
 
     def _on_version(self, message: PolicyVersion) -> None:
         self.announced.append((message.number, message.probation, len(self.episodes)))
-        self._run(message.number)
+        if message.number != self.version.number:
+            self._run(message.number, probation=message.probation)
 
-    def _run(self, number: int) -> None:
-        if number == self.version.number:
-            return
+    def _run(self, number: int, **told: bool) -> None:
         r = self.store.record(number)
-        self.version = PolicyVersion(number=number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path)
+        self.version = PolicyVersion(number=number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path, **told)
         self.active.publish(self.version)
 
     def _on_activate(self, request: ActivatePolicy.Request, response: ActivatePolicy.Response) -> ActivatePolicy.Response:
-        self._run(self.version.parent if request.rollback else request.number)
+        self._run(self.version.parent if request.rollback else request.number, chosen=True)
         response.success, response.number = True, self.version.number
         return response
 
@@ -238,34 +238,47 @@ class FakeCell(Node):
         return running.number
 
 
-@pytest.fixture(scope="module")
-def cell(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCell]:
-    folder = tmp_path_factory.mktemp("practice")
-    (folder / "training.yaml").write_text(CONFIG)
+@contextlib.contextmanager
+def spun(folder: Path) -> Iterator[FakeCell]:
     rclpy.init()
     cell = FakeCell(WeightStore(folder / "store"))
     thread = threading.Thread(target=spin_beside, args=(cell,))
     thread.start()
+    yield cell
+    rclpy.shutdown()
+    thread.join()
+
+
+@contextlib.contextmanager
+def trainer(cell: FakeCell, tiny: Tiny, config: str) -> Iterator[NodeProcess]:
+    """A trainer_node for this cell."""
+    folder = cell.store.folder.parent
+    (folder / "training.yaml").write_text(config)
     parameters = {
         "policy": tiny.policy, "store": cell.store.folder, "episodes_dir": folder / "episodes", "use_sim_time": "true",
         "config": folder / "training.yaml", "quality_topic": "/inspection/score", "audit_topic": "/sim/truth",
         "material": "batch 7",
     }  # fmt: skip
+    cell.state = TrainingState()
     with NodeProcess("trainer_node", **parameters) as process:
         try:
             cell.until(cell.improve.server_is_ready, "trainer_node")
-            cell.until(lambda: cell.state.policy_version == 1, "the running version")
+            cell.until(lambda: cell.state.policy_version == cell.version.number, "the running version")
             # An episode of 20 ms is over before a publisher has found its subscription.
             heard = (cell.observations, cell.chunks, cell.progress, cell.safety, cell.truths, cell.score)
             cell.until(lambda: all(publisher.get_subscription_count() for publisher in heard), "the trainer's subscriptions")
         except AssertionError as error:
             raise AssertionError(f"{error}; it wrote:\n{process.end()[1][-3000:]}") from None
         cell.trainer = process.process.pid
-        yield cell
+        yield process
         status, output = process.end()
-    rclpy.shutdown()
-    thread.join()
     assert status == 0, output[-3000:]
+
+
+@pytest.fixture(scope="module")
+def cell(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCell]:
+    with spun(tmp_path_factory.mktemp("practice")) as cell, trainer(cell, tiny, CONFIG):
+        yield cell
 
 
 def child_of(parent: int) -> int:

@@ -53,6 +53,8 @@ def test_the_configuration_that_comes_along_is_valid() -> None:
         ("stopping: {window: 2.5}", "stopping: window is 2.5, expected int"),
         ("stopping: {window: 0}", "stopping: window is 0, expected at least 1"),
         ("stopping: {level: 2}", "stopping: level is 2, expected above 0 and under 1"),
+        ("stopping: {canary: 0.8}", "stopping: canary is 0.8, expected above 0 and at most 0.5, or 1"),
+        ("stopping: {canary: 30%}", "stopping: canary is '30%', expected float"),
     ],
 )
 def test_a_wrong_configuration_names_file_and_key(tmp_path: Path, text: str, part: str) -> None:

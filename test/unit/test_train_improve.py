@@ -129,6 +129,15 @@ def test_bad_arguments_name_themselves(
     assert message in capsys.readouterr().err
 
 
+def test_a_share_of_the_episodes_is_for_robots(
+    trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "canary.yaml"
+    config.write_text("stopping: {canary: 0.3}\n")
+    assert main([*trained[1], "--config", str(config)]) == 2
+    assert "canary.yaml: stopping: canary is 0.3, expected 1 with --sim" in capsys.readouterr().err
+
+
 def test_a_robot_practises_elsewhere(trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     _, asked = trained
     assert main([word for word in asked if word != "--sim"]) == 2

@@ -12,6 +12,9 @@ examples:
 before it takes them; --store sets the store's marker as well, and alone where no node answers. During practice an operator's
 rollback holds: the next update goes on from the version that runs.
 
+The marked version is what a restart resumes: the one that runs, or, while a new one shares the episodes with it on probation
+(`canary` in config/training), the proven one. An operator's choice ends that.
+
 A version's success is the detector's, over the episodes that its successor has learned from; the newest has none yet.
 
 exit status: 0 done; 1 the policy_node refused the version; 2 bad input.

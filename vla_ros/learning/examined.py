@@ -117,7 +117,7 @@ def examine(
     a, b, c = np.einsum("tni,tnj->nij", x, x), np.einsum("tni,tn->ni", x, error), (steady * error**2).sum(0)
     parts = [f"{GRIPPER}{name}" if name in grippers else name for name in joints]
     moved = {part: Equations(a[j], b[j], float(c[j])) for j, part in enumerate(parts)}
-    held = sliding_window_view(way == 0, math.ceil(HELD / period), axis=0).all(-1)
+    held: NDArray[np.bool_] = np.asarray(sliding_window_view(way == 0, math.ceil(HELD / period), axis=0).all(-1))
     for name, (lower, upper) in grippers.items():
         j = joints.index(name)
         closed = held[:, j] & (commands[-len(held) :, j] <= lower + CLOSED * (upper - lower))

@@ -9,6 +9,7 @@ task (`group`), so that a curriculum that turns to harder tasks is no fall.
     quality   a measure's values are lower in `recent` than in all before                          the best version returns
     worse     success is lower in `recent` than in the best window                                 back to it, and go on
     probation the same of a version's first `probation` episodes, after each of them               back to it, and go on
+    canary    success of these is lower than of the proven version's that ran between them         back to that, and go on
     plateau   success of the last `patience` windows is not above that of as many before           the best version returns
 
 How often the defaults err, in 1000 simulated runs of 1000 episodes each (two tasks, a version every 25 episodes, every fifth
@@ -44,6 +45,7 @@ class StopConfig:
     audits: int = 40  # last audited episodes that the gap is taken from
     returns: int = 2  # to the best version without a better one after it; then something else is wrong
     probation: int = 20  # first episodes of a version that are looked at one by one; 0: none
+    canary: float = 1.0  # share of the episodes that a version on probation runs; the others are of the one proven last
 
     def __post_init__(self) -> None:
         for name, least in (("window", 1), ("patience", 1), ("audits", 1), ("returns", 0), ("probation", 0)):
@@ -52,13 +54,17 @@ class StopConfig:
         for name in ("level", "gap"):
             if not 0 < (found := getattr(self, name)) < 1:
                 raise VlaRosError(f"{name} is {found}, expected above 0 and under 1")
+        if self.canary != 1 and not 0 < self.canary <= 0.5:  # of a larger share the others are too few to compare with
+            raise VlaRosError(f"canary is {self.canary}, expected above 0 and at most 0.5, or 1 for all episodes")
+        if self.canary < 1 and not self.probation:
+            raise VlaRosError(f"canary is {self.canary}, expected 1 where probation is 0: it is a share while there is one")
 
 
 @dataclass(frozen=True)
 class Stop:
     """Practice must not simply go on."""
 
-    rule: str  # hacking | failures | quality | probation | worse | plateau
+    rule: str  # hacking | failures | quality | probation | canary | worse | plateau
     sentence: str  # for an operator
     best: int  # version to go back to
     ends: bool = True  # False: practice goes on from `best`
@@ -91,6 +97,7 @@ class Stopping:
         self.config = config
         self._windows: list[Window] = []
         self._open: list[_Episode] = []
+        self._beside: dict[int, list[_Episode]] = {}  # of the proven version, by the one on probation that they ran beside
         self._audits: deque[tuple[bool, bool]] = deque(maxlen=config.audits)  # detected, audited
         self._left: set[int] = set()  # versions that were worse; what they still had in flight says nothing new
         self._first = 0
@@ -104,6 +111,7 @@ class Stopping:
         quality: Mapping[str, float] | None = None,
         audited: bool | None = None,
         group: str = "",
+        beside: int = 0,
     ) -> Stop | None:
         """
         Args:
@@ -113,12 +121,18 @@ class Stopping:
             quality: measures of it by name; larger is better.
             audited: what a person or the simulator's truth says of its success, where they say anything.
             group: task; success is compared within it.
+            beside: version on probation that shares the episodes with this, the proven one; 0: none. Such an episode is what
+                the new one is compared with; it belongs to no window.
         """
-        if version in self._left:
+        if version in self._left or beside in self._left:
             return None
         self._first = self._first or version
-        self._open.append(_Episode(version, success, reason in DANGEROUS, group, quality or {}))
+        episode = _Episode(version, success, reason in DANGEROUS, group, quality or {})
         stop = None if audited is None else self.audit(success, audited)
+        if beside:
+            self._beside.setdefault(beside, []).append(episode)
+            return stop
+        self._open.append(episode)
         stop = stop or self._probation()
         if len(self._open) < self.config.window:
             return stop
@@ -183,6 +197,8 @@ class Stopping:
     def _probation(self) -> Stop | None:
         """A version that breaks something shows it in its first episodes; many looks share one level."""
         version = self._open[-1].version
+        if self.config.canary < 1:
+            return self._canary(version)
         own = [e for e in _joined([*self._windows[-1:], self._open]) if e.version == version]
         if not self._windows or len(own) > self.config.probation:
             return None
@@ -190,6 +206,20 @@ class Stopping:
         if fewer(_counts(self._windows[index], own, _successful)) >= self.config.level / self.config.probation:
             return None
         return self._back("probation", index, own)
+
+    def _canary(self, version: int) -> Stop | None:
+        """In place of the best window, what ran at the same time. It was not chosen for its success: each look has the level."""
+        own = [e for e in _joined([*self._windows, self._open]) if e.version == version]
+        beside = self._beside.get(version, [])
+        if len(own) > self.config.probation or fewer(_counts(beside, own, _successful)) >= self.config.level:
+            return None
+        while self._windows and any(e.version == version for e in self._windows[-1]):
+            self._open = [*self._windows.pop(), *self._open]
+        self._open = [e for e in self._open if e.version != version]
+        self._left.add(version)
+        proven = beside[-1].version
+        sentence = f"success of version {version} is {_rate(own)}, of version {proven} beside it {_rate(beside)}"
+        return self._return("canary", sentence, proven, "learning rate, rewards and calibration")
 
     def _worse(self) -> Stop | None:
         if _best(self._windows) == len(self._windows) - 1:
@@ -206,15 +236,17 @@ class Stopping:
         kept, dropped = self._windows[: index + 1], [*self._windows[index + 1 :], self._open]
         self._left |= {e.version for e in _joined(dropped)} - {e.version for e in _joined(kept)}
         self._windows, self._open = kept, []
-        self._returns += 1
         best = self.best
         assert best is not None
-        fell = f"success fell to {sum(map(_successful, recent)) / len(recent):.0%} in {len(recent)} episodes"
-        sentence = f"{fell}, version {best.version} had {best.rate:.0%} ({best.low:.0%} to {best.high:.0%})"
+        had = f"version {best.version} had {best.rate:.0%} ({best.low:.0%} to {best.high:.0%})"
+        sentence = f"success fell to {_rate(recent)}, {had}"
+        return self._return(rule, sentence, best.version, "gripper, camera, material and backlash")
+
+    def _return(self, rule: str, sentence: str, best: int, suspects: str) -> Stop:
+        self._returns += 1
         if self._returns <= self.config.returns:
-            return Stop(rule, sentence, best.version, ends=False)
-        again = f"and {self.config.returns} returns to it gained nothing: look at gripper, camera, material and backlash"
-        return Stop(rule, f"{sentence}, {again}", best.version)
+            return Stop(rule, sentence, best, ends=False)
+        return Stop(rule, f"{sentence}, and {self.config.returns} returns to it gained nothing: look at {suspects}", best)
 
     def _plateau(self) -> Stop | None:
         n = self.config.patience
@@ -238,6 +270,10 @@ def _groups(episodes: Window) -> list[str]:
 
 def _successful(episode: _Episode) -> bool:
     return episode.success
+
+
+def _rate(episodes: Window) -> str:
+    return f"{sum(map(_successful, episodes)) / len(episodes):.0%} in {len(episodes)} episodes"
 
 
 def _counts(before: Window, after: Window, good: Callable[[_Episode], bool]) -> list[Counts]:

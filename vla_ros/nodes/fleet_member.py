@@ -38,13 +38,23 @@ RETRY = 2.0  # s after a failure
 FAILURES = 5  # in a row, then the cell leaves this practice to the others
 
 
+def refuse_canary(trainer: TrainerNode) -> None:
+    """
+    Raises:
+        VlaRosError: one is configured; a fleet announces one version to all cells.
+    """
+    if (share := trainer.stopping.canary) < 1:
+        found = f"{trainer.config}: stopping: canary is {share}, expected 1 in a fleet"
+        raise VlaRosError(f"{found}: all its cells run the version that the lead announces")
+
+
 class Member:
     """
     Args:
         lead: namespace of the lead, `/` where it has none.
 
     Raises:
-        VlaRosError: the cell's node has no namespace to be told from others by, or a foreign policy.
+        VlaRosError: the cell's node has no namespace to be told from others by, a foreign policy, or a `canary`.
     """
 
     def __init__(self, trainer: TrainerNode, lead: str, group: CallbackGroup) -> None:
@@ -53,6 +63,7 @@ class Member:
             raise VlaRosError("parameter `lead`: this node has no namespace; start each cell of a fleet in one of its own")
         if trainer.prompt is None:
             raise VlaRosError(f"parameter `lead`: policy {trainer.policy} is foreign: it learns where it runs")
+        refuse_canary(trainer)
         lead = "/" + lead.strip("/")
         within = lead.rstrip("/")
         self.goals = f"{within}/improve"
@@ -175,7 +186,7 @@ class Member:
         if (found := store.record(wanted.number).sha256) != wanted.sha256:
             which = f"version {wanted.number} has sha256 {found[:16]}, lead {self._lead} announced {wanted.sha256[:16]}"
             raise VlaRosError(f"{store.folder}: {which}: this store belongs to another trainer; choose an empty folder")
-        self._trainer.run_version(wanted.number, int(wanted.probation))
+        self._trainer.versions.run(wanted.number, int(wanted.probation))
         self._followed = (wanted.number, wanted.probation)
         self._message, self._failures, self._given_up = "", 0, ""
 

@@ -31,7 +31,7 @@ from vla_ros.msg import Episode, Fleet, FleetMember
 from vla_ros.nodes import qos
 from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest
 from vla_ros.nodes.files import FileClient
-from vla_ros.nodes.fleet_member import BEAT, FILES, PRACTICE
+from vla_ros.nodes.fleet_member import BEAT, FILES, PRACTICE, refuse_canary
 from vla_ros.nodes.main import run, spin_threads
 from vla_ros.nodes.maintenance import Maintenance
 from vla_ros.nodes.trainer_node import ABORTED_IN_A_ROW, TrainerNode
@@ -91,6 +91,7 @@ class FleetNode(TrainerNode):
         """The cells that practise elsewhere."""
         if self.prompt is None:
             raise VlaRosError(f"parameter `policy`: {self.policy} is foreign: it learns where it runs")
+        refuse_canary(self)
         self.member = None
         self.maintenance = Alarms(self)
         self._measures = self._audited = False  # each cell's trainer counts what it misses
@@ -98,7 +99,6 @@ class FleetNode(TrainerNode):
         self._cells: dict[str, Cell] = {}
         self._arrived = threading.Condition()
         self._inbox: deque[Arrived] = deque()
-        self._chosen = False  # by an operator, a version that the rules do not go back behind
         self._orders = Fleet()
         self._ordering = threading.Lock()
         group = MutuallyExclusiveCallbackGroup()
@@ -110,7 +110,7 @@ class FleetNode(TrainerNode):
             if name.strip():
                 self._meet_member(f"/{name.strip().strip('/')}")
         if running := self.store.active():
-            self._publish(running.number)
+            self.versions.publish(running.number)
 
     # -- members --------------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class FleetNode(TrainerNode):
             refused = {name: cell.refused for name, cell in self._cells.items() if cell.refused}
             orders.members = [name for name, cell in self._cells.items() if cell.state.name and not cell.refused]
             orders.refused, orders.reasons = list(refused), list(refused.values())
-            orders.policy_version = self._announced
+            orders.policy_version = self.versions.announced
             orders.header.stamp = self.get_clock().now().to_msg()
             self._fleet.publish(orders)
 
@@ -259,7 +259,7 @@ class FleetNode(TrainerNode):
             e = arrived.episode
             if arrived.practice != self._orders.practice or e.termination_reason == CANCELLED:
                 continue
-            if e.policy_version not in (0, self._announced):
+            if e.policy_version not in (0, self.versions.announced):
                 self.diagnostics.count("episodes_of_other_versions")
                 self.episodes.publish(e)
                 continue
@@ -270,7 +270,7 @@ class FleetNode(TrainerNode):
 
     def _practise(self, handle: Any, learner: LearnerProcess, result: Improve.Result) -> Stop | None:
         goal, practice = handle.request, f"{PRACTICE}{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-        self._chosen = False
+        self.versions.chosen = False
         self.order(practice=practice, pause=False, task=goal.task, seed=goal.seed)
         try:
             return super()._practise(handle, learner, result)
@@ -282,16 +282,14 @@ class FleetNode(TrainerNode):
         if on:  # until the next version: more of this one would not be learned from
             self.order(pause=True)
 
-    def _await(self, number: int) -> None:
+    def arrive(self, number: int) -> None:
         """Nobody waits for the slowest cell: each takes the version when it is ready for it."""
-        if self._active not in (0, number):
-            self._state.swaps += 1
-        self._active = number
+        self.versions.changed(number)
         self.order(pause=False)
 
-    def _overruled(self, e: Episode) -> bool:
-        chosen = self._chosen and e.policy_version == self._announced
-        self._chosen = self._chosen and not chosen
+    def overruled(self, e: Episode) -> bool:
+        chosen = self.versions.chosen and e.policy_version == self.versions.announced
+        self.versions.chosen = self.versions.chosen and not chosen
         return chosen
 
     def _broken(self, e: Episode) -> None:
@@ -302,16 +300,16 @@ class FleetNode(TrainerNode):
     def _on_activate(self, request: ActivatePolicy.Request, response: ActivatePolicy.Response) -> ActivatePolicy.Response:
         """An operator's choice, for all cells."""
         try:
-            number = self.store.record(self._announced).parent if request.rollback else request.number
+            number = self.store.record(self.versions.announced).parent if request.rollback else request.number
             if request.rollback and not number:
-                raise VlaRosError(f"version {self._announced} has no parent to go back to")
+                raise VlaRosError(f"version {self.versions.announced} has no parent to go back to")
             self.store.record(number)
-            self._chosen = True
-            self._publish(number)
+            self.versions.chosen = True
+            self.versions.publish(number)
             response.success = True
         except VlaRosError as error:
             response.message = str(error)
-        response.number = self._announced
+        response.number = self.versions.announced
         return response
 
 

@@ -210,13 +210,17 @@ class PolicyNode(Node):
 
     def _on_version(self, message: PolicyVersionMsg) -> None:
         if message.number != self.version.number:
-            threading.Thread(target=self._try_load, args=(message.number, message.sha256), daemon=True).start()
+            arguments = (message.number, message.sha256, message.probation)
+            threading.Thread(target=self._try_load, args=arguments, daemon=True).start()
+        elif self.version.probation and not message.probation:
+            self.version.probation = False
+            threading.Thread(target=self._mark, daemon=True).start()
 
-    def _try_load(self, number: int, digest: str) -> None:
+    def _try_load(self, number: int, digest: str, probation: bool) -> None:
         try:
             if self.store and self.remote and number not in self.store.numbers():  # the trainer's is on another machine
                 self.remote.fetch(number, digest)
-            self._load(number, digest)
+            self._load(number, digest, probation=probation)
         except VlaRosError as error:
             self._refused(VlaRosError(f"version {number} refused, version {self.version.number} stays: {error}"))
 
@@ -224,7 +228,11 @@ class PolicyNode(Node):
         self.diagnostics.error(str(error))
         self.get_logger().error(str(error))
 
-    def _load(self, number: int, digest: str = "") -> None:
+    def _load(self, number: int, digest: str = "", **told: bool) -> None:
+        """
+        Args:
+            told: fields of its message that are not in the store.
+        """
         own = self._own()
         if self.store is None:
             raise VlaRosError("parameter `store` is empty; set it to the weight store's folder to swap versions")
@@ -234,7 +242,7 @@ class PolicyNode(Node):
         self._pending = (
             PolicyVersionMsg(
                 number=record.number, parent=record.parent, sha256=record.sha256, stage=record.stage,
-                path=record.path, metrics=json.dumps(record.metrics),
+                path=record.path, metrics=json.dumps(record.metrics), **told,
             ),
             weights,
         )  # fmt: skip
@@ -268,10 +276,12 @@ class PolicyNode(Node):
         threading.Thread(target=self._mark, daemon=True).start()  # a disk may take longer than an observation
 
     def _mark(self) -> None:
-        """What runs is what a restart resumes, also where no trainer has this store."""
+        """What runs is what a restart resumes, also where no trainer has this store; on probation its trainer knows."""
         with self._marking:
             try:
-                if self.store and ((marked := self.store.active()) is None or marked.number != self.version.number):
+                if self.store is None or self.version.probation:
+                    return
+                if (marked := self.store.active()) is None or marked.number != self.version.number:
                     self.store.activate(self.version.number)
             except VlaRosError as error:
                 self.diagnostics.error(str(error))
@@ -282,7 +292,7 @@ class PolicyNode(Node):
         try:
             if request.rollback and not number:
                 raise VlaRosError(f"version {self.version.number} has no parent to go back to")
-            self._load(number)
+            self._load(number, chosen=True)
             self._swap()
         except VlaRosError as error:
             response.message = str(error)

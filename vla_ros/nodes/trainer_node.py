@@ -7,9 +7,9 @@ and write the store's marker under a lock.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +32,11 @@ from vla_ros.learning.stopping import Stop, Stopping
 from vla_ros.msg import Episode, PolicyVersion, TrainingState, TrueOutcome
 from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
-from vla_ros.nodes.episode_runner import Cancelled, EpisodeRequest, EpisodeRunner
+from vla_ros.nodes.episode_runner import PATIENCE, Cancelled, EpisodeRequest, EpisodeRunner
 from vla_ros.nodes.fleet_member import Member
 from vla_ros.nodes.main import run, spin_threads
 from vla_ros.nodes.maintenance import Maintenance
+from vla_ros.nodes.versions import Versions
 from vla_ros.nodes.weights import WeightServer
 from vla_ros.policy.foreign import is_foreign
 from vla_ros.policy.policy import load_prompt
@@ -67,11 +68,6 @@ class TrainerNode(Node):
             raise VlaRosError(f"parameter `keep_episodes` is {keep}, expected 0 (all) or more")
         self.shelf = Shelf(self.folder, keep)
         self.busy = threading.Lock()  # one goal at a time moves the arm
-        self._active = 0  # version that the policy node runs
-        self._announced = 0  # the last one that this node asked for
-        self._unproven = 0  # episodes until it is off probation
-        self._proven = set[int]()  # versions that this node has seen through theirs
-        self._marking = threading.Lock()  # of the store's marker, which names it too
         self._quality: list[float] = []  # measures since the last episode's end
         self._truth: bool | None = None
         self._detected: dict[str, bool] = {}  # of this practice's episodes, by id: success
@@ -80,7 +76,7 @@ class TrainerNode(Node):
         self._before = ""  # its phase, until the runner began to wait for a person
 
         self.diagnostics = Diagnostics(self, name.removesuffix("_node"))
-        self.announce = self.create_publisher(PolicyVersion, "policy/version", qos.STATUS)
+        self.versions = Versions(self)
         self.training = self.create_publisher(TrainingState, "training/state", qos.STATUS)
         self.episodes = self.create_publisher(Episode, "training/episode", qos.RECORD)
         own = ReentrantCallbackGroup()
@@ -105,7 +101,7 @@ class TrainerNode(Node):
         self.runner.notify = self._on_wait
         self.maintenance = Maintenance(self, self.contract, self.diagnostics)
         self.create_subscription(
-            PolicyVersion, "policy/active", self._on_active, qos.STATUS, callback_group=MutuallyExclusiveCallbackGroup()
+            PolicyVersion, "policy/active", self.versions.on_active, qos.STATUS, callback_group=MutuallyExclusiveCallbackGroup()
         )
         quality, audit = p("quality_topic", "").value, p("audit_topic", "").value
         self._measures, self._audited = bool(quality), bool(audit)
@@ -121,7 +117,7 @@ class TrainerNode(Node):
     @property
     def running(self) -> int:
         """The version that the policy node runs; 0: it has not been heard."""
-        return self._active
+        return self.versions.active
 
     @property
     def phase(self) -> str:
@@ -131,23 +127,9 @@ class TrainerNode(Node):
         for name, value in fields.items():
             setattr(self._state, name, value)
         self._state.header.stamp = self.get_clock().now().to_msg()
-        self._state.policy_version, self._state.probation = self._active, self._unproven
+        self._state.policy_version, self._state.swaps = self.running, self.versions.swaps
+        self._state.probation = self.versions.canary.left
         self.training.publish(self._state)
-
-    def _on_active(self, message: PolicyVersion) -> None:
-        """Also after an operator's rollback: what runs is what a restart resumes and the next update goes on from."""
-        try:
-            if message.sha256:  # a checkpoint that is no version yet, and a foreign policy, have none
-                if self.store.record(message.number).sha256 != message.sha256:
-                    raise VlaRosError(f"the policy node's version {message.number} is not that of {self.store.folder}")
-                self._mark(message.number)
-        except VlaRosError as error:
-            self.get_logger().error(str(error))
-            self.diagnostics.error(str(error))
-        if self._active and message.number != self._active:
-            self._state.swaps += 1
-        self._active = message.number
-        self.report()
 
     def _on_wait(self, phase: str, message: str) -> None:
         """The runner waits for a person; with an empty phase it goes on."""
@@ -156,10 +138,6 @@ class TrainerNode(Node):
             self._state.resets_wanted += phase == "reset_wanted"
             self.get_logger().warning(f"a person is wanted: {message}")
         self.report(phase=phase or self._before, message=message)
-
-    def _mark(self, number: int) -> None:
-        with self._marking:
-            self.store.activate(number)
 
     def _on_quality(self, message: Float32) -> None:
         if math.isfinite(message.data):
@@ -195,6 +173,7 @@ class TrainerNode(Node):
             try:
                 if g.instruction and self.prompt is not None:
                     self.prompt([g.instruction])
+                self.versions.turn(self.versions.canary.trusted)
                 request = self.runner.prepare(request, lambda: handle.is_cancel_requested)
                 e = self.runner.run(request, lambda: handle.is_cancel_requested, feedback)
             except Cancelled:
@@ -203,7 +182,7 @@ class TrainerNode(Node):
                 return self._failed(handle, result, error)
         self.episodes.publish(e)
         if self.member is None:
-            self._prove(e)
+            self.versions.prove(e)
         result = RunTask.Result(
             outcome=e.outcome, termination_reason=e.termination_reason, episode_id=e.id, instruction=e.instruction,
             steps=e.steps, duration=e.duration, policy_version=e.policy_version, file=e.file,
@@ -238,7 +217,7 @@ class TrainerNode(Node):
             return self._failed(handle, result, VlaRosError(elsewhere))
         with self.busy:
             learner: LearnerProcess | None = None
-            swaps_before = self._state.swaps
+            swaps_before = self.versions.swaps
             self.diagnostics.clear("practice")
             self.maintenance.clear()
             try:
@@ -246,8 +225,9 @@ class TrainerNode(Node):
                 first = learner.answer(timeout=120.0)
                 if first is None:
                     raise VlaRosError("the learner process did not start within 120 s")
-                self._publish(first["version"])
+                self.versions.resume(first["version"])
                 stop = self._practise(handle, learner, result)
+                self.versions.turn(self.versions.canary.trusted)
             except Cancelled:
                 self.report(phase="idle")
                 return self._cancelled(handle, result)
@@ -255,7 +235,7 @@ class TrainerNode(Node):
                 return self._failed(handle, result, error)
             finally:
                 self._hold(False)
-                result.swaps, result.policy_version = self._state.swaps - swaps_before, self._active
+                result.swaps, result.policy_version = self.versions.swaps - swaps_before, self.running
                 if learner is not None:
                     learner.close()
             if stop is None:
@@ -270,24 +250,24 @@ class TrainerNode(Node):
     def _practise(self, handle: Any, learner: LearnerProcess, result: Improve.Result) -> Stop | None:
         """Algorithm 1 of the paper: whole batches of whole episodes, N updates, swap, next batch; until a rule stops it."""
         goal, batch = handle.request, list[Episode]()
-        watch, recent = Stopping(self.stopping), deque[Episode](maxlen=self.stopping.window)
+        canary, watch, recent = self.versions.canary, Stopping(self.stopping), deque[Episode](maxlen=self.stopping.window)
         self._detected, self._audits = {}, deque()
         self.report(stop_rule="", rollbacks=0, best_version=0)
         stopped = lambda: handle.is_cancel_requested  # noqa: E731
         # What the learner has not read yet: people also take over in tasks, and did in practice before.
         corrected = [str(path) for path in corrected_episodes(self.folder, self.contract.robot)]
         self.report(corrected_episodes=0)
-        aborted, told, rate = Counter[str](), "", math.nan
+        aborted, told, rate = Counter[tuple[str, int]](), "", math.nan
         stop: Stop | None = None
         while result.episodes < goal.episodes and not (stop and stop.ends):
-            self.report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message=told)
+            message = told or canary.sentence
+            self.report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message=message)
             e = self.next_episode(EpisodeRequest(seed=goal.seed + result.episodes, split="train", task=goal.task), stopped)
             self.episodes.publish(e)
             if e.termination_reason == "cancelled":
                 raise Cancelled
-            self._prove(e)
-            if self._overruled(e):  # an operator's choice; the rules do not go back behind it
-                watch, self._announced = Stopping(self.stopping), e.policy_version
+            if self.overruled(e):  # an operator's choice; the rules do not go back behind it
+                watch = Stopping(self.stopping)
             if e.corrected_steps:
                 corrected.append(e.file)  # whatever becomes of the episode: it is a person's work
                 self.report(corrected_episodes=self._state.corrected_episodes + 1)
@@ -295,15 +275,17 @@ class TrainerNode(Node):
                 self.maintenance.examine(e)
             if stop := self._asked(watch, e):
                 told = self._go_back(stop, result)
-                batch.clear()
-            cell = e.id.rpartition("/")[0]  # of a fleet
+                batch = [x for x in batch if x.policy_version == stop.best]  # those that ran beside a canary
+            else:
+                self.versions.prove(e)
+            who = e.id.rpartition("/")[0], e.policy_version  # cell of a fleet; one version must not hide the other's
             if e.outcome == "aborted":
-                aborted[cell] += 1
+                aborted[who] += 1
                 self.get_logger().warning(f"episode {e.id} is left out of learning: {e.termination_reason}")
-                if aborted[cell] == ABORTED_IN_A_ROW:
+                if aborted[who] == ABORTED_IN_A_ROW:
                     self._broken(e)
                 continue
-            aborted[cell] = 0
+            aborted[who] = 0
             result.episodes += 1
             if not e.corrected_steps:
                 recent.append(e)
@@ -312,14 +294,15 @@ class TrainerNode(Node):
             self.report(episodes=result.episodes)
             handle.publish_feedback(
                 Improve.Feedback(
-                    episodes=result.episodes, iteration=result.updates, success_rate=rate, policy_version=self._active
+                    episodes=result.episodes, iteration=result.updates, success_rate=rate, policy_version=self.running
                 )
             )
             if stop:
                 continue
             batch.append(e)
-            if len(batch) == goal.episodes_per_update:
-                self._learn(learner, batch, corrected, stopped)
+            own = [x for x in batch if x.policy_version == canary.newest]
+            if len(own) >= goal.episodes_per_update and canary.settled:
+                self._learn(learner, own, corrected, stopped)
                 batch.clear()
                 corrected.clear()
                 result.updates += 1
@@ -331,6 +314,7 @@ class TrainerNode(Node):
 
     def next_episode(self, request: EpisodeRequest, stopped: Callable[[], bool]) -> Episode:
         """Lays out a scene, runs and records an episode in it."""
+        self.versions.turn(self.versions.canary.draw())
         prepared = self.runner.prepare(request, stopped)
         self._truth = None
         return self.runner.run(prepared, stopped)
@@ -342,19 +326,20 @@ class TrainerNode(Node):
         self.diagnostics.count("unaudited_episodes", int(self._audited and self._truth is None))
         return values, self._truth
 
-    def _overruled(self, e: Episode) -> bool:
-        return e.policy_version not in (0, self._announced)
-
     def _broken(self, e: Episode) -> None:
         raise VlaRosError(f"{ABORTED_IN_A_ROW} episodes in a row were aborted, the last one by {e.termination_reason}")
 
     def _hold(self, on: bool) -> None:
         self.runner.hold(on)
 
-    def _await(self, number: int) -> None:
-        """Until the announced version runs."""
-        if not self.runner.wait(lambda: self._active == number, 10.0):
-            raise VlaRosError(f"the policy node did not take version {number} within 10 s; it runs version {self._active}")
+    def arrive(self, number: int) -> None:
+        """Waits until the announced version runs; a policy node that died may come back, no faster in a fast simulation."""
+        if not self.runner.wait(lambda: self.running == number, PATIENCE, now=time.monotonic):
+            found = f"the policy node did not take version {number} within {PATIENCE:g} s"
+            raise VlaRosError(f"{found}; it runs version {self.running}")
+
+    def overruled(self, e: Episode) -> bool:
+        return self.versions.overruled(e)
 
     # -- rules and versions ---------------------------------------------------------------------------------------
 
@@ -369,7 +354,8 @@ class TrainerNode(Node):
             success = self._detected[e.id] = e.outcome == "success"
             quality = {"quality": sum(values) / len(values)} if values else {}
             group = e.instruction.split(" ")[0]  # the verb stands for the task
-            stop = stop or watch.episode(e.policy_version, success, e.termination_reason, quality, truth, group)
+            beside = self.versions.canary.beside(e.policy_version)
+            stop = stop or watch.episode(e.policy_version, success, e.termination_reason, quality, truth, group, beside)
         if best := watch.best:
             self.report(best_version=best.version, best_rate=best.rate, best_low=best.low, best_high=best.high)
         return stop
@@ -384,7 +370,7 @@ class TrainerNode(Node):
             result.rollbacks += 1
             self.diagnostics.error(message)
         self.maintenance.ring(stop)
-        self._publish(stop.best)
+        self.versions.publish(stop.best)
         self.report(rollbacks=result.rollbacks, message=message)
         return message
 
@@ -404,43 +390,7 @@ class TrainerNode(Node):
             **{name: answer.get(name, math.nan) for name in ("loss", "entropy", "mean_return")},
         )  # fmt: skip
         self._hold(False)
-        self._publish(int(answer["version"]))
-
-    def _prove(self, e: Episode) -> None:
-        """One episode less on probation, if it says something about the version that is."""
-        if self._unproven and e.outcome != "aborted" and not e.corrected_steps and e.policy_version == self._announced:
-            self._unproven -= 1
-            if self._unproven:
-                self.report()
-            else:
-                self._proven.add(self._announced)
-                self._announce()
-
-    def _probation_of(self, number: int) -> int:
-        """Episodes in which the safety filter holds it to a lower speed: all, of a learned version that this node has not seen
-        through them."""
-        known = number in self._proven or self.store.record(number).stage == "sft"
-        return 0 if known else self.stopping.probation
-
-    def _announce(self) -> None:
-        r = self.store.record(self._announced)
-        message = PolicyVersion(
-            number=r.number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path, metrics=json.dumps(r.metrics),
-            probation=self._unproven > 0,
-        )  # fmt: skip
-        message.header.stamp = self.get_clock().now().to_msg()
-        self.announce.publish(message)
-        self.report()
-
-    def _publish(self, number: int) -> None:
-        self.run_version(number, self._probation_of(number))
-
-    def run_version(self, number: int, unproven: int) -> None:
-        """Announce a version of the store, with so many episodes of probation, and wait until the policy node runs it."""
-        self._announced, self._unproven = number, unproven
-        self._announce()
-        self._await(number)
-        self._mark(number)
+        self.versions.publish(int(answer["version"]))
 
     # -- services -------------------------------------------------------------------------------------------------
 

@@ -301,7 +301,8 @@ def _read_urdf(top: Section, urdf: Path, joints: tuple[str, ...]) -> tuple[list[
     columns = np.array(rows).T
     columns.flags.writeable = False
     prismatic = np.array([elements[name].get("type") == "prismatic" for name in joints])
-    return [link.get("name", "") for link in root.findall("link")], JointLimits(*columns, prismatic=prismatic)
+    lower, upper, velocity, effort = columns
+    return [link.get("name", "") for link in root.findall("link")], JointLimits(lower, upper, velocity, effort, prismatic)
 
 
 def _joint_limit(urdf: Path, name: str, joint: ET.Element) -> list[float]:

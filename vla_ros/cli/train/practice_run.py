@@ -78,6 +78,9 @@ class Run:
     """One folder. Goes on where its log ends."""
 
     def __init__(self, args: argparse.Namespace, model: Model, cells: Cells, practice: Practice, stopping: StopConfig) -> None:
+        if stopping.canary < 1:
+            found = f"{args.config}: stopping: canary is {stopping.canary}, expected 1 with --sim"
+            raise VlaRosError(f"{found}: simulated cells practise side by side, and nothing is at stake in them")
         self.out: Path = args.out
         self.model, self.cells, self.practice = model, cells, practice
         self.store = WeightStore(self.out / VERSIONS)
