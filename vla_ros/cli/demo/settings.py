@@ -15,7 +15,7 @@ PRACTICE_SEED = 300_000
 class DemoSettings:
     stage1: Stage1Config = field(default_factory=Stage1Config)
     evaluation: int = 120  # held-out episodes before, and the same ones after; both tasks
-    practice: int = 192
+    practice: int = 288
     episodes_per_update: int = 24
     live_seconds: float = 20.0  # in real time, with swaps under load
     held_out: int = 24  # episodes with objects and places that no demonstration showed
