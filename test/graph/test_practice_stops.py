@@ -401,8 +401,7 @@ def test_a_deceived_judge_ends_it_with_the_version_that_practice_began_with(cell
     result = cell.ended(future)
     assert result.termination_reason == "stopped"
     assert result.message.startswith("hacking: the detector saw success in ")
-    # labels come beside episodes of 20 ms, and on a busy machine some episodes late
-    assert 7 <= result.episodes <= (20 if by == "truth" else 60)
+    assert 7 <= result.episodes <= 20
     assert cell.marked() == cell.version.number == before
 
 

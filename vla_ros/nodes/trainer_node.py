@@ -263,6 +263,8 @@ class TrainerNode(Node):
             message = told or canary.sentence
             self.report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message=message)
             e = self.next_episode(EpisodeRequest(seed=goal.seed + result.episodes, split="train", task=goal.task), stopped)
+            if not e.corrected_steps and (e.outcome != "aborted" or e.termination_reason == LATCHED):
+                self._detected[e.id] = e.outcome == "success"  # before anybody hears of it: a label may come at once
             self.episodes.publish(e)
             if e.termination_reason == "cancelled":
                 raise Cancelled
@@ -350,8 +352,7 @@ class TrainerNode(Node):
         while self._audits and stop is None:
             stop = watch.audit(*self._audits.popleft())
         values, truth = self.measured()
-        if not e.corrected_steps and (e.outcome != "aborted" or e.termination_reason == LATCHED):
-            success = self._detected[e.id] = e.outcome == "success"
+        if (success := self._detected.get(e.id)) is not None:
             quality = {"quality": sum(values) / len(values)} if values else {}
             group = e.instruction.split(" ")[0]  # the verb stands for the task
             beside = self.versions.canary.beside(e.policy_version)
