@@ -91,7 +91,7 @@ class Setup:
 
 CRITIC = {
     "per_update": 192, "practice_episodes": 3456,
-    "improve": ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4, strength=1.5),
+    "improve": ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4),
 }  # fmt: skip
 QUICK = replace(Setup(), grounding_pictures=12000, grounding_steps=600, steps=800, judge_steps=1200, practice_episodes=1200)
 

@@ -25,9 +25,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from vla_ros.cli.train.log import LOG
 from vla_ros.errors import VlaRosError
 
-LOG = "log.jsonl"
 WINDOW = 50  # episodes of a moving average, as the stopping rules'
 LARGEST = 30_000_000  # bytes of a video or picture; larger ones are linked
 ALARMS = 100  # last lines
@@ -53,9 +53,10 @@ def run(args: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise VlaRosError(f"{folder}: found no such folder, expected one of a run")
     out: Path = args.out or folder / "report.html"
+    points = _points(folder)
     sections = {
-        "Evaluation": _summary(folder), "Practice": _practice(folder), "Training": _log(folder), "Versions": _versions(folder),
-        "Alarms": _alarms(folder), "Pictures and videos": _media(folder),
+        "Evaluation": _summary(folder), "Practice": _practice(folder), "Training": _log(points), "Versions": _versions(folder),
+        "Alarms": _alarms(folder, points), "Pictures and videos": _media(folder),
     }  # fmt: skip
     if not any(sections.values()):
         raise VlaRosError(f"{folder}: found neither *.mcap, versions/, log.jsonl, summary.json, *.log nor pictures: no run")
@@ -127,9 +128,8 @@ def _version(info: Any) -> str:
     return str(info.metadata.get("policy_version", ""))
 
 
-def _log(folder: Path) -> str:
+def _log(points: Sequence[dict[str, Any]]) -> str:
     """Curves of log.jsonl, figures of a kind side by side; of practice, also what was true."""
-    points = _points(folder)
     names = sorted({k for p in points for k, v in p.items() if isinstance(v, float) and k not in ("seconds", "episodes")})
     done = [sum(len(p.get("practised", ())) for p in points[: k + 1]) for k in range(len(points))]
     x = done if any(done) else [p.get("step", k) for k, p in enumerate(points)]
@@ -178,9 +178,9 @@ def _versions(folder: Path) -> str:
     return _table(("version", "parent", "stage", "sha256", "figures of the update that made it"), rows, marked)
 
 
-def _alarms(folder: Path) -> str:
+def _alarms(folder: Path, points: Sequence[dict[str, Any]]) -> str:
     """The last warnings and errors of the nodes' logs, and the warnings of a training's."""
-    told = [f"{LOG}: version {p.get('version')}: {text}" for p in _points(folder) for text in p.get("warnings", ())]
+    told = [f"{LOG}: version {p.get('version')}: {text}" for p in points for text in p.get("warnings", ())]
     lines: deque[str] = deque(told, maxlen=ALARMS)
     count = len(told)
     for path in sorted(folder.glob("*.log")):

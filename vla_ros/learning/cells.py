@@ -15,7 +15,7 @@ from vla_ros.errors import VlaRosError
 from vla_ros.learning import rollout
 from vla_ros.learning.acting import Actor, Features
 from vla_ros.learning.data import Demonstrations
-from vla_ros.learning.practice import Curriculum, PracticeConfig
+from vla_ros.learning.practice import PracticeConfig, Scenes
 from vla_ros.learning.rollout import SimulatedEpisode
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
@@ -44,7 +44,7 @@ class Practised:
         )  # fmt: skip
 
 
-class Cells:
+class Cells(Scenes):
     """
     Args:
         model: acts; its weights may change between batches.
@@ -63,25 +63,16 @@ class Cells:
             raise VlaRosError(f"practice with a sparse reward: found chunks of {model.config.chunk} rows, expected 1")
         if judge:
             judge[1].check_range(judge[0].config.steps_to_go_bins)
-        self.model, self.prompt, self.envs, self.config, self.judge = model.eval(), prompt, envs, config, judge
+        super().__init__(config)
+        self.model, self.prompt, self.envs, self.judge = model.eval(), prompt, envs, judge
         self.actor = Actor(model, envs[0].contract.action.max_step)
-        self.curriculum = Curriculum(config.tasks, config.floor, config.memory)
-        self.episodes, self._seed = 0, config.seed
-
-    def skip(self, episodes: int) -> None:
-        """Episodes that were practised before: their scenes do not come again."""
-        self.episodes += episodes
-        self._seed += episodes
 
     def batch(self, only: str | None = None) -> dict[str, list[Practised]]:
         """`per_update` whole episodes, of one task or in the curriculum's mixture."""
-        counts = {only: self.config.per_update} if only else self.curriculum.counts(self.config.per_update)
         actor = cast(Model, self.actor)
         judge, calibration = self.judge or (actor, None)
         found: dict[str, list[Practised]] = {}
-        for task, count in counts.items():
-            seeds = list(range(self._seed, self._seed + count))
-            self.skip(count)
+        for task, seeds in self.draw(only).items():
             episodes = rollout.run(self.envs, seeds, actor, judge, calibration, self.prompt, self.config.split, task)
             lengths = [len(e.practice.images) for e in episodes]
             remembered = self.actor.remembered(lengths, len(self.envs))

@@ -36,27 +36,22 @@ from vla_ros.policy.store import WeightStore
 
 Config = TypeVar("Config")
 
-STOPPING, CORRECTIONS = "stopping", "corrections"  # sections of the file
+SECTIONS = {"stopping": StopConfig, "corrections": CorrectionConfig}  # of the file
 
 
 def load_config(path: str) -> tuple[ImproveConfig, StopConfig]:
     """config/training/*.yaml → how practice learns, and of its section `stopping:` when it ends; an unknown key is an error."""
-    file = resolve(path)
-    found = _read(path, file)
-    stopping = _section(StopConfig, found.pop(STOPPING, {}), f"{file}: {STOPPING}")
-    found.pop(CORRECTIONS, None)
-    improve = _checked(ImproveConfig, found, str(file))
-    if improve.baseline not in BASELINES:
-        raise VlaRosError(f"{file}: baseline is {improve.baseline!r}, expected one of {', '.join(BASELINES)}")
-    if improve.method not in METHODS:
-        raise VlaRosError(f"{file}: method is {improve.method!r}, expected one of {', '.join(METHODS)}")
-    return improve, stopping
+    improve, parts = load_parts(path, ImproveConfig, **SECTIONS)
+    for name, known in (("baseline", BASELINES), ("method", tuple(METHODS))):
+        if (found := getattr(improve, name)) not in known:
+            raise VlaRosError(f"{resolve(path)}: {name} is {found!r}, expected one of {', '.join(known)}")
+    return improve, parts["stopping"]
 
 
 def load_corrections(path: str) -> CorrectionConfig:
     """Section `corrections:` of config/training/*.yaml: how practice learns from people who take over."""
-    file = resolve(path)
-    return _section(CorrectionConfig, _read(path, file).get(CORRECTIONS, {}), f"{file}: {CORRECTIONS}")
+    found: CorrectionConfig = load_parts(path, ImproveConfig, **SECTIONS)[1]["corrections"]
+    return found
 
 
 def load_parts(path: str, top: type[Config], **sections: type[Any]) -> tuple[Config, dict[str, Any]]:

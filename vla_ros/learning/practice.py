@@ -67,7 +67,29 @@ class Curriculum:
         return out
 
 
-class SimulatedPractice:
+class Scenes:
+    """Which scenes come next, of which tasks."""
+
+    def __init__(self, config: PracticeConfig) -> None:
+        self.config, self.curriculum = config, Curriculum(config.tasks, config.floor, config.memory)
+        self.episodes, self._seed = 0, config.seed
+
+    def skip(self, episodes: int) -> None:
+        """Episodes that were practised before: their scenes do not come again."""
+        self.episodes += episodes
+        self._seed += episodes
+
+    def draw(self, only: str | None = None) -> dict[str, list[int]]:
+        """Seeds of `per_update` scenes by task: of one, or in the curriculum's mixture."""
+        counts = {only: self.config.per_update} if only else self.curriculum.counts(self.config.per_update)
+        seeds = {}
+        for task, count in counts.items():
+            seeds[task] = list(range(self._seed, self._seed + count))
+            self.skip(count)
+        return seeds
+
+
+class SimulatedPractice(Scenes):
     """Stage 2 on simulated cells.
 
     Args:
@@ -81,17 +103,10 @@ class SimulatedPractice:
         self, policy: Model, judge: Model, calibration: Calibration, prompt: Prompt, envs: list[TabletopEnv],
         config: PracticeConfig, improve: ImproveConfig, collect: Collect | None = None,
     ) -> None:  # fmt: skip
+        super().__init__(config)
         calibration.check_range(judge.config.steps_to_go_bins)
         self.policy, self.judge, self.calibration, self.prompt, self.envs = policy, judge.eval(), calibration, prompt, envs
-        self.config, self.method = config, method(policy, improve)
-        self._collect = collect or self._here
-        self.curriculum = Curriculum(config.tasks, config.floor, config.memory)
-        self.episodes, self._seed = 0, config.seed
-
-    def skip(self, episodes: int) -> None:
-        """Episodes that were practised before: their scenes do not come again."""
-        self.episodes += episodes
-        self._seed += episodes
+        self.method, self._collect = method(policy, improve), collect or self._here
 
     def forget(self) -> None:
         """The policy's weights are others now."""
@@ -103,16 +118,11 @@ class SimulatedPractice:
 
     def iterate(self) -> tuple[Episodes, dict[str, float]]:
         """One batch of episodes per task and one update on all; returns the episodes and the update's figures."""
-        seeds: dict[str, list[int]] = {}
-        for task, count in self.curriculum.counts(self.config.per_update).items():
-            seeds[task] = list(range(self._seed, self._seed + count))
-            self._seed += count
-        found = self._collect(self.policy, seeds)
+        found = self._collect(self.policy, self.draw())
         for task, episodes in found.items():
             for episode in episodes:
                 self.curriculum.record(task, episode.detected)
         practised = [e.practice for episodes in found.values() for e in episodes]
-        self.episodes += len(practised)
         return found, self.method.update(practised, stack(practised, self.prompt))
 
 

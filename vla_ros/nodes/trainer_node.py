@@ -1,8 +1,7 @@
 """Online training: samples instructions, has episodes run and recorded, a child process learn, announces versions, and goes
 back to the best one when a stopping rule says so (vla_ros/learning/stopping.py).
 
-Threads: a goal runs in a thread of its own; callbacks only leave it values, each in one assignment or append,
-and write the store's marker under a lock.
+Threads: a goal runs in a thread of its own; callbacks only leave it values, each in one assignment or append.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from vla_ros.episodes.folder import Shelf, corrected_episodes
 from vla_ros.episodes.monitor import LATCHED, EpisodeMonitor
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.child import LearnerProcess
-from vla_ros.learning.learner import load_config, load_corrections
+from vla_ros.learning.learner import load_config
 from vla_ros.learning.stopping import Stop, Stopping
 from vla_ros.msg import Episode, PolicyVersion, TrainingState, TrueOutcome
 from vla_ros.nodes import qos
@@ -61,7 +60,6 @@ class TrainerNode(Node):
         self.store = WeightStore(Path(p("store", "").value or "store"))
         self.config = p("config", "config/training/self_improvement.yaml").value
         _, self.stopping = load_config(self.config)  # fail at start, not after an hour of practice
-        load_corrections(self.config)
         self.folder = Path(p("episodes_dir", "").value or "episodes")
         keep = int(p("keep_episodes", 0).value)  # newest recordings that practice keeps, besides those that people gave; 0: all
         if keep < 0:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vla_ros.cli.train.log import LOG, tensorboard
 from vla_ros.errors import VlaRosError
-from vla_ros.learning.practice import Curriculum, PracticeConfig, rates
+from vla_ros.learning.practice import PracticeConfig, Scenes, rates
 from vla_ros.learning.rollout import SimulatedEpisode
 from vla_ros.learning.stopping import Stop, StopConfig, Stopping
 from vla_ros.learning.watch import warnings
@@ -30,13 +30,6 @@ from vla_ros.sim.tasks import TASKS
 
 POLICY, VERSIONS = "policy", "versions"
 console = Console(stderr=True)
-
-
-class Cells(Protocol):
-    episodes: int
-    curriculum: Curriculum
-
-    def skip(self, episodes: int) -> None: ...
 
 
 class Practice(Protocol):
@@ -77,7 +70,7 @@ def settings(args: argparse.Namespace, cells: int | None = None) -> tuple[RobotC
 class Run:
     """One folder. Goes on where its log ends."""
 
-    def __init__(self, args: argparse.Namespace, model: Model, cells: Cells, practice: Practice, stopping: StopConfig) -> None:
+    def __init__(self, args: argparse.Namespace, model: Model, cells: Scenes, practice: Practice, stopping: StopConfig) -> None:
         if stopping.canary < 1:
             found = f"{args.config}: stopping: canary is {stopping.canary}, expected 1 with --sim"
             raise VlaRosError(f"{found}: simulated cells practise side by side, and nothing is at stake in them")
