@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -120,7 +121,9 @@ class Driver(Node):
 
     def reset(self) -> None:
         """As an operator would: again until the cause is gone."""
-        spin_until(self.executor_, lambda: self.call("/safety/reset").success, "reset", 6.0)
+        deadline = time.monotonic() + 6.0
+        while not (answer := self.call("/safety/reset")).success:
+            assert time.monotonic() < deadline, f"reset: {answer.message}; {self.state.state} {self.state.reason}, {self.status}"
 
 
 @pytest.fixture(scope="module")
