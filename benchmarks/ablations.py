@@ -45,7 +45,7 @@ from rich.console import Console
 from tabletop import ROBOT, interval, share
 
 from vla_ros.learning import rollout, sft, stage1
-from vla_ros.learning.data import Demonstrations, together
+from vla_ros.learning.data import Demonstrations
 from vla_ros.learning.practice import PracticeConfig, SimulatedPractice, rates
 from vla_ros.policy import adapter
 from vla_ros.policy import policy as checkpoint
@@ -62,13 +62,13 @@ ARMS = {
 COLUMNS = ("before", "kept", "gain", "last", "without")  # without a rule
 TASK = "reach"
 FINAL, PRACTICE = 960_000, 2_400_000  # first scene seeds of evaluation and practice; no other program uses them
-SCENES, EPISODES, PER_UPDATE = 240, 2400, 48
+SCENES, EPISODES, PER_UPDATE = 160, 1440, 48
 SPARE = 90  # of the demonstrations that the policy has not seen, for the calibration of its own head
 SETUP = headline.Setup()
 
 
 def train(shared: Path, seed: int) -> tuple[Path, Path]:
-    """Policy and judge of an arm without pretraining, on the demonstrations of the others."""
+    """Policy and judge of an arm without pretraining, on the demonstrations of the others; the judge's of reaching only."""
     setup, policy, judge = SETUP, shared / f"scratch-policy-seed{seed}", shared / f"scratch-judge-seed{seed}"
     if not (policy / "training.json").exists():
         model, prompt = stage1.fresh(ROBOT, seed)
@@ -77,10 +77,10 @@ def train(shared: Path, seed: int) -> tuple[Path, Path]:
         sft.clone(model, data.inputs(prompt), data, config, lambda part, figures: None)
         checkpoint.save(policy, model, prompt, {"stage": "sft", "seed": seed})
     if not (judge / "calibration.json").exists():
-        parts = [f"judge-reach-{setup.judge_reach}", f"judge-push-{setup.judge_push}"]
-        training, held_out = together([tabletop.load(shared / f"{name}.npz") for name in parts]).split(setup.held_out, seed)
+        training, held_out = tabletop.load(shared / f"judge-reach-{setup.judge_reach}.npz").split(setup.held_out, seed)
         model, prompt = stage1.fresh(ROBOT, seed)
-        config = sft.SftConfig(steps=setup.judge_steps, learning_rate=setup.learning_rate, seed=seed, behaviour_weight=0.0)
+        steps = setup.judge_steps // 2  # no pushing is to be learned
+        config = sft.SftConfig(steps=steps, learning_rate=setup.learning_rate, seed=seed, behaviour_weight=0.0)
         sft.clone(model, training.inputs(prompt), training, config, lambda part, figures: None)
         checkpoint.save(judge, model, prompt, {"stage": "judge", "seed": seed})
         sft.calibration_of(model, held_out.inputs(prompt), held_out).save(judge)
