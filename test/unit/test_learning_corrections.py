@@ -208,7 +208,7 @@ def test_a_wrong_section_is_named(tmp_path: Path, text: str, part: str) -> None:
 
 
 def test_the_sections_that_come_along_are_the_defaults(tmp_path: Path) -> None:
-    for name in ("self_improvement", "critic"):
+    for name in ("self_improvement", "critic", "demo"):
         assert load_corrections(f"config/training/{name}.yaml") == CorrectionConfig()
     (tmp_path / "none.yaml").write_text("gamma: 0.9")
     assert load_corrections(str(tmp_path / "none.yaml")) == CorrectionConfig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import checkpoints
@@ -34,6 +35,7 @@ def test_the_configuration_that_comes_along_is_valid() -> None:
     assert load_config(CONFIG) == (ImproveConfig(), StopConfig())
     critic = ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4)
     assert load_config("config/training/critic.yaml") == (critic, StopConfig()), "what benchmarks/headline.py practises with"
+    assert load_config("config/training/demo.yaml") == (replace(critic, strength=10.0), StopConfig())
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.action import Improve, RunTask
-from vla_ros.cli.demo.settings import RunFolder
+from vla_ros.cli.demo.settings import TRAINING, RunFolder
 from vla_ros.cli.demo.view import Figures
 from vla_ros.embedded.launch import Launcher, OutputLine, parse
 from vla_ros.episodes.monitor import LATCHED
@@ -57,7 +57,7 @@ class Graph:
         self._log = folder.log.open("w", encoding="utf-8")
         arguments = {
             "robot": robot, "policy": str(folder.policy), "judge": str(folder.judge), "store": str(folder.store),
-            "episodes": str(folder.episodes), "real_time_factor": "0.0",
+            "episodes": str(folder.episodes), "real_time_factor": "0.0", "training": TRAINING,
         }  # fmt: skip
         description = parse(share() / "launch" / "cell.launch.yaml", arguments)
         self._launcher = Launcher(description, on_line=self._keep)

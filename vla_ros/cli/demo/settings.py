@@ -9,14 +9,15 @@ from vla_ros.learning.stage1 import Stage1Config
 
 EVALUATION_SEED = 900_000  # scenes that nothing else ever uses, neither training nor tuning
 PRACTICE_SEED = 300_000
+TRAINING = "config/training/demo.yaml"
 
 
 @dataclass(frozen=True)
 class DemoSettings:
     stage1: Stage1Config = field(default_factory=Stage1Config)
     evaluation: int = 120  # held-out episodes before, and the same ones after; both tasks
-    practice: int = 288
-    episodes_per_update: int = 24
+    practice: int = 240
+    episodes_per_update: int = 48
     live_seconds: float = 20.0  # in real time, with swaps under load
     held_out: int = 24  # episodes with objects and places that no demonstration showed
     # The judge's steps-to-go follows the true distance well when reaching (rank correlation 0.93) and badly when pushing
