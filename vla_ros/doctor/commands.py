@@ -45,7 +45,7 @@ def limits_in_force(contract: RobotContract, observed: Observed, asked: Sequence
         VlaRosError: the files that were asked for, or the robot's own, are wrong.
     """
     files = files_in_force(observed, asked)
-    running = files_in_force(observed, ())
+    running = files_in_force(observed, ()) or [contract.robot]
     told = observed.parameter(SAFETY_NODE, "safety")
     try:
         limits = Limits.load(contract, *files)
@@ -61,9 +61,8 @@ def limits_in_force(contract: RobotContract, observed: Observed, asked: Sequence
         fix = f"start safety_node; `vla-ros param get {observed.name(SAFETY_NODE)} safety`"
         return limits, failure("limits", "safety_node does not tell its limits", names, fix)
     if asked and list(asked) != running:
-        running_names = " + ".join(running) or f"config/safety/{contract.robot}.yaml"
         fix = f"start safety_node with safety:={','.join(asked)}"
-        return limits, failure("limits", f"safety_node has {running_names}", names, fix)
+        return limits, failure("limits", f"safety_node has {' + '.join(running)}", names, fix)
     return limits, ok("limits", found, "`vla-ros safety limits` prints all")
 
 

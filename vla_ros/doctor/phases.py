@@ -44,7 +44,13 @@ class Cell(Protocol):
 
 
 Confirm = Callable[[Phase], bool]
-Tell = Callable[[str, Sequence[Finding]], None]
+
+
+class Tell(Protocol):
+    """Shows a headline and the findings below it."""
+
+    def __call__(self, headline: str, findings: Sequence[Finding] = (), brief: bool = False) -> None:
+        """`brief`: those that are well need not be listed."""
 
 
 def guide(cell: Cell, confirm: Confirm, tell: Tell) -> bool:
@@ -52,49 +58,49 @@ def guide(cell: Cell, confirm: Confirm, tell: Tell) -> bool:
 
     Args:
         confirm: asks the operator before each phase.
-        tell: what is shown, a headline and the findings below it.
+        tell: shows how it goes.
     """
     inside: Phase | None = None
     try:
         for phase in Phase:
-            if not _sound(tell, f"before the {phase.value}", cell.examine(inside)):
+            if not _sound(tell, f"before the {phase.value}", cell.examine(inside), brief=True):
                 return _back(cell, tell, inside)
             if not confirm(phase):
-                tell(f"declined; the cell {_state(inside)}", [])
+                tell(f"declined; the cell {_state(inside)}")
                 return False
             inside = phase  # also when entering fails half-way
             if not _sound(tell, f"{phase.value}: entered", cell.enter(phase)):
                 return _back(cell, tell, inside)
             if not _sound(tell, f"{phase.value}: what the policy did", cell.watch(phase)):
                 return _back(cell, tell, inside)
-        if not _sound(tell, "afterwards", cell.examine(inside)):
+        if not _sound(tell, "afterwards", cell.examine(inside), brief=True):
             return _back(cell, tell, inside)
     except VlaRosError as error:
-        tell(f"error: {error}", [])
+        tell(f"error: {error}")
         return _back(cell, tell, inside)
     except KeyboardInterrupt:
         _back(cell, tell, inside)
         raise
-    tell(f"all phases went well; the cell {_state(inside)}", [])
+    tell(f"all phases went well; the cell {_state(inside)}")
     return True
 
 
-def _sound(tell: Tell, headline: str, findings: Sequence[Finding]) -> bool:
-    tell(headline, findings)
+def _sound(tell: Tell, headline: str, findings: Sequence[Finding], brief: bool = False) -> bool:
+    tell(headline, findings, brief)
     return not failures(findings)
 
 
 def _back(cell: Cell, tell: Tell, inside: Phase | None) -> bool:
     """One phase back; False, as what the guide returns."""
     if inside is None:
-        tell("nothing was changed; mend what failed and call again", [])
+        tell("nothing was changed; mend what failed and call again")
         return False
     try:
         cell.retreat(inside.before)
     except VlaRosError as error:
-        tell(f"USE THE HARDWARE E-STOP: going back from {inside.value} failed: {error}", [])
+        tell(f"USE THE HARDWARE E-STOP: going back from {inside.value} failed: {error}")
     else:
-        tell(f"gone back: the cell {_state(inside.before)}", [])
+        tell(f"gone back: the cell {_state(inside.before)}")
     return False
 
 

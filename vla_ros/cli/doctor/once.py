@@ -14,7 +14,7 @@ from vla_ros.cli.safety.replay_command import console
 from vla_ros.doctor import commands, host
 from vla_ros.doctor.examine import Asked
 from vla_ros.doctor.examine import examine as judge
-from vla_ros.doctor.finding import Finding, failures
+from vla_ros.doctor.finding import Finding, failures, ok
 from vla_ros.doctor.observed import Observed
 from vla_ros.robots.stop import StopSpec
 
@@ -29,6 +29,8 @@ def run(node: Node, given: Words, seconds: float, try_estop: bool, as_json: bool
         spec = StopSpec.load(given.contract)
         limits, _ = commands.limits_in_force(given.contract, observed, given.safety)
         findings += commands.stop_findings(estop.trial(node, observed, spec), spec, limits)
+    else:
+        findings.append(ok("estop", "not tried; --estop triggers it, times every answer, and resets"))
     if as_json:
         print(json.dumps(report.as_json(findings, robot=given.contract.robot, seconds=seconds), indent=2))
     else:

@@ -31,6 +31,7 @@ from vla_ros.types import JointState, SafetyMode
 if TYPE_CHECKING:
     from rclpy.node import Node
 
+REST = 3.0  # s beyond the last row of a chunk, for the arm to come to rest on a busy machine
 QUESTION = {
     Phase.DRY: "Dry run: the e-stop is triggered and stays, the policy is told what to do, nothing moves.",
     Phase.REDUCED: "Reduced speed: a reset, and THE ARM MOVES, its tips up to {reduced:g} m/s. Stand at the hardware e-stop.",
@@ -98,11 +99,23 @@ class LiveCell:
             graph.spin_until(self.node, lambda: self.safety.states[-1].state == watched, self.seconds)
         finally:
             self._instruct("")
+        if phase is not Phase.DRY:
+            self._await_rest()
         moments = [_moment(message) for message in self.safety.states]
         if phase is Phase.DRY:
             return acting.dry_run(self.given.contract, self.files, moments, self.asked)
         name = "reduced_speed" if phase is Phase.REDUCED else "tip_speed"
         return acting.moved(moments, getattr(self.limits, name), name)
+
+    def _await_rest(self) -> None:
+        """The arm goes on to the end of the last chunk; who instructs by himself decides by himself when it stands."""
+        action = self.given.contract.action
+        patience = action.chunk / action.rate + self.limits.max_lag + self.limits.policy_silence + REST
+        standing = (SafetyMode.HELD, SafetyMode.LATCHED)
+        rested = graph.spin_until(self.node, lambda: self.safety.states[-1].state in standing, patience)
+        if self.given.instruction and not rested:
+            chunk = self.names.name(commands.CHUNK)
+            raise VlaRosError(f"the arm still runs {patience:.1f} s after the instruction was withdrawn; who else sends {chunk}?")
 
     def retreat(self, phase: Phase) -> None:
         self._instruct("")
@@ -131,9 +144,9 @@ def run(node: Node, given: Words, seconds: float, yes: bool) -> int:
         raise VlaRosError("stdin is not a terminal, so nobody can confirm; with a person at the hardware e-stop: --yes")
     cell, to = LiveCell(node, given, seconds), console()
 
-    def tell(headline: str, findings: Sequence[Finding]) -> None:
+    def tell(headline: str, findings: Sequence[Finding] = (), brief: bool = False) -> None:
         if findings:
-            report.show(findings, headline, to)
+            report.show(findings, headline, to, brief)
         else:
             to.print(headline, markup=False)
 

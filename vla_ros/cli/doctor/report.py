@@ -15,19 +15,21 @@ from vla_ros.doctor.finding import Finding, Level, failures
 STYLES = {Level.OK: "green", Level.WARNING: "bold yellow", Level.FAILURE: "bold white on red"}
 
 
-def show(findings: Sequence[Finding], title: str, to: Console) -> None:
-    """One row per finding; the remedy stands under what was found."""
+def show(findings: Sequence[Finding], title: str, to: Console, brief: bool = False) -> None:
+    """One row per finding, `brief`: only where something is wrong; the remedy stands under what was found."""
+    rows = [each for each in findings if not brief or each.level is not Level.OK]
     table = Table(title=title, title_justify="left", show_lines=False)
     table.add_column("check", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("found, and what to do")
-    table.add_column("expected")
-    for each in findings:
+    table.add_column("found, and what to do", ratio=2, overflow="fold")
+    table.add_column("expected", ratio=1, overflow="fold")
+    for each in rows:
         text = escape(each.found) + (f"\n[bold]fix:[/] {escape(each.fix)}" if each.fix else "")
         level = f"[{STYLES[each.level]}]{each.level.name.lower()}[/]"
         table.add_row(escape(each.check), level, text, f"[dim]{escape(each.expected)}[/]")
-    to.print(table)
-    to.print(verdict(findings))
+    if rows:
+        to.print(table)
+    to.print(verdict(findings) if rows else f"{escape(title)}: {verdict(findings)}")
 
 
 def verdict(findings: Sequence[Finding]) -> str:
