@@ -17,6 +17,7 @@ import rclpy
 from fake_cell import FakeCell
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray, String
 from vla_ros.msg import SafetyState
 
@@ -74,6 +75,8 @@ def test_on_a_sound_graph_it_reports_nothing(robot: str, doctor: Node, request: 
     assert f"{cell.namespace}/joint_states" in rate.found
     assert rate.expected == "20 Hz, at least 16"
     assert cell.commands == 0, "the doctor moves nothing"
+    own = {topic for topic, _ in doctor.get_publisher_names_and_types_by_node("_doctor", "/")}
+    assert own <= {"/parameter_events"}, "and publishes nothing"
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,16 @@ def second_publisher(cell: FakeCell) -> None:
     cell.do(lambda: intruder.create_publisher(Float64MultiArray, cell.name(cell.contract.control.command_topic), 1))
 
 
+def second_driver(cell: FakeCell) -> None:
+    other = cell.add("joint_state_publisher")
+    cell.do(lambda: other.create_publisher(JointState, cell.name(cell.contract.control.state_topic), 1))
+
+
+def second_camera(cell: FakeCell) -> None:
+    other = cell.add("usb_cam")
+    cell.do(lambda: other.create_publisher(Image, cell.name(cell.contract.cameras["front"].topic), qos.SENSOR))
+
+
 def estop(cell: FakeCell) -> None:
     button = cell.add("button")
     publisher = cell.do(lambda: button.create_publisher(Bool, "/estop", 10))
@@ -132,8 +145,6 @@ def strict_subscriber(cell: FakeCell) -> None:
     """A viewer of nobody's that asks for more than the sensors give."""
     node = cell.add("viewer")
     topic = cell.name(cell.contract.cameras["front"].topic)
-    from sensor_msgs.msg import Image
-
     cell.do(lambda: node.create_subscription(Image, topic, lambda _: None, QoSProfile(depth=1)))
 
 
@@ -142,6 +153,10 @@ MOVED = ("joint_value:panda_joint2", "joint_value:panda_joint4", "joint_value:pa
 FAULTS = {
     "no joint states": Fault(values(joint_every=0), ("joint_states",), "but none came", "start the arm's driver"),
     "slow joint states": Fault(values(joint_every=3), ("joint_rate",), "Hz", "raise the driver's rate"),
+    "a second driver": Fault(
+        second_driver, ("joint_publisher",), "/joint_states: /driver, /joint_state_publisher", "end all but the arm's driver"
+    ),
+    "a second camera": Fault(second_camera, ("camera:front",), "/driver, /usb_cam", "end all but one"),
     "joint missing": Fault(drop_joint, ("joint_names",), "panda_joint7 missing", "name the driver's joints as panda.yaml does"),
     "joints in another order": Fault(
         reverse, ("joint_order",), "another order: panda_joint7, panda_joint6", "commands carry no names", Level.WARNING

@@ -21,13 +21,17 @@ def _camera(contract: RobotContract, name: str, observed: Observed) -> list[Find
     wanted, seen = contract.cameras[name], observed.cameras.get(name, CameraSeen())
     topic = observed.name(wanted.topic)
     used = name in contract.observation.cameras
+    present = sorted(endpoint.node for endpoint in observed.publishers.get(topic, ()))
     if not len(seen.timing):
-        present = [e.node for e in observed.publishers.get(topic, ())]
         who = f"published by {', '.join(present)}, but none came" if present else "nobody publishes it"
         fix = "start its driver, look at its cable, or remap its topic to the contract's; or give camera_node `devices`"
         level, use = (Level.FAILURE, "the policy sees it") if used else (Level.WARNING, "in the contract, but no policy sees it")
         return [Finding(f"camera:{name}", level, f"{topic}: {who}", f"sensor_msgs/Image; {use}", fix)]
-    findings = [ok(f"camera:{name}", f"{topic}: {seen.width} x {seen.height} px, {len(seen.timing)} pictures")]
+    if len(present) > 1:
+        fix = "end all but one: their pictures would take turns"
+        findings = [failure(f"camera:{name}", f"{topic}: {', '.join(present)}", "one publisher", fix)]
+    else:
+        findings = [ok(f"camera:{name}", f"{topic}: {seen.width} x {seen.height} px, {len(seen.timing)} pictures")]
     if used:
         spec = contract.observation
         slow = "raise the camera's rate, or lower exposure, resolution or the load of the USB bus"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import yaml
@@ -14,6 +15,7 @@ from vla_ros.robots.contract import RobotContract
 NEEDED = ("safety_node", "camera_node", "policy_node")  # without them nothing moves; the others record, judge and learn
 
 
+@functools.cache
 def expected_nodes() -> tuple[str, ...]:
     """Names of the nodes that the launch files start beside the arm's drivers."""
     file = share() / "launch" / "include" / "nodes.launch.yaml"

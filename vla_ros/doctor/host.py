@@ -33,7 +33,7 @@ class Host:
     Attributes:
         free: B on the disk of `folder`.
         receive_buffer: B, the largest that a socket may ask for; None where the system does not tell.
-        device: what the policy is to run on, as torch names it.
+        device: what the policy is to run on here, as torch names it.
         gpu: None where no GPU was asked for.
         ros2: real ROS 2 and not the embedded runtime.
     """
@@ -124,7 +124,7 @@ def _settings(host: Host) -> Finding:
 
 def _gpu_finding(host: Host) -> Finding:
     if host.gpu is None:
-        return ok("gpu", "none asked for (device cpu)")
+        return ok("gpu", "none asked for; device:=cuda does")
     expected = f"device {host.device} for the policy"
     if host.gpu.problem:
         fix = "check the driver (`nvidia-smi`) and that torch is a CUDA build, or run policy_node with device:=cpu"

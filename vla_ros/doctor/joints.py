@@ -22,9 +22,9 @@ def check(contract: RobotContract, limits: Limits, observed: Observed) -> list[F
     """Presence, rate, stamps, names, order, units and velocities."""
     topic = observed.name(contract.control.state_topic)
     joints = observed.joints
+    publishers = sorted(endpoint.node for endpoint in observed.publishers.get(topic, ()))
     if not joints.samples:
-        publishers = observed.publishers.get(topic, ())
-        who = f"published by {', '.join(e.node for e in publishers)}, but none came" if publishers else "nobody publishes it"
+        who = f"published by {', '.join(publishers)}, but none came" if publishers else "nobody publishes it"
         fix = f"{DRIVER}; `vla-ros topic info {topic} -v` tells who is there"
         return [failure("joint_states", f"{topic}: {who}", f"sensor_msgs/JointState at {contract.control.rate:g} Hz", fix)]
     last = joints.samples[-1]
@@ -34,9 +34,13 @@ def check(contract: RobotContract, limits: Limits, observed: Observed) -> list[F
         timing.rate("joint_rate", topic, joints.timing, observed, contract.control.rate, slow),
         timing.stamps("joint_stamps", topic, joints.timing, observed, limits.state_age, "state_age of the safety file"),
     ]
-    missing = [name for name in contract.joints if name not in last.names]
+    if len(publishers) > 1:
+        fix = "end all but the arm's driver, or merge them into one message (joint_state_publisher: source_list)"
+        findings.append(failure("joint_publisher", f"{topic}: {', '.join(publishers)}", "one: every message has all joints", fix))
+    poorest = min(joints.samples, key=lambda sample: len(set(contract.joints) & set(sample.names)))
+    missing = [name for name in contract.joints if name not in poorest.names]
     if missing or len(last.position) != len(last.names):
-        return [*findings, _names(contract, topic, last, missing)]
+        return [*findings, _names(contract, topic, poorest if missing else last, missing)]
     order = [last.names.index(name) for name in contract.joints]
     return [
         *findings,

@@ -43,6 +43,5 @@ def examine(node: Node, given: Words, seconds: float, latch: str = "") -> tuple[
     observed = look(node, given.contract, given.namespace, seconds)
     told = observed.parameter(commands.TRAINER_NODE, "episodes_dir")
     folder = Path(told) if told and Path(told).is_dir() else Path.cwd()  # the finding names the folder that was looked at
-    device = given.device or str(observed.parameter(commands.POLICY_NODE, "device") or "cpu")
-    machine = host.read(folder, device, embedded.available())
+    machine = host.read(folder, given.device or "cpu", embedded.available())
     return judge(given.contract, observed, machine, Asked(given.safety, given.device, latch)), observed
