@@ -30,7 +30,7 @@ def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main([]) == 2
 
 
-@pytest.mark.parametrize("name", ["launch", "exec", "run", "topic", "node", "param", "service", "action"])
+@pytest.mark.parametrize("name", ["launch", "exec", "run", "topic", "node", "param", "service", "action", "doctor"])
 def test_help_teaches_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])

@@ -42,6 +42,7 @@ COMMANDS = (
     Command("param", "vla_ros.cli.param", "list, get, set, dump", "look at the graph"),
     Command("service", "vla_ros.cli.service", "list, call", "look at the graph"),
     Command("action", "vla_ros.cli.action", "list, send_goal", "look at the graph"),
+    Command("doctor", "vla_ros.cli.doctor", "what is wrong, with the remedy; phases: guided bring-up", "look at the graph"),
     Command("safety", "vla_ros.cli.safety", "watch, estop, reset, state, limits, replay", "look at the graph"),
     Command("policy", "vla_ros.cli.policy", "list, show, diff, activate, rollback", "recordings and versions"),
     Command("report", "vla_ros.cli.report", "a run as one page: practice, versions, alarms, videos", "recordings and versions"),
