@@ -84,6 +84,35 @@ def test_the_critic_has_more_to_say_the_more_it_has_seen() -> None:
     assert moved[1] > 1.5 * moved[0] > 0.0
 
 
+def test_tasks_that_are_not_practised_stay_as_they_were() -> None:
+    """Two instructions that a small network hardly tells apart: what one of them gains, the other one must not be moved by."""
+    other = "reach the blue cylinder"
+    taught = (checkpoints.TEXT, "push the blue cylinder to the right", other)
+    moved = {}
+    for keep in (0.0, 1.0):
+        model = toy()
+        before = probabilities(model), probabilities(model, other)
+        learner = method(model, ImproveConfig(**{**CONFIG.__dict__, "keep": keep}), checkpoints.prompt(), taught)
+        for k in range(4):
+            learner.update(*play(model, k))
+        after = probabilities(model), probabilities(model, other)
+        moved[keep] = [float((b - a).abs().sum()) for a, b in zip(before, after, strict=True)]
+    assert moved[0.0][1] > 0.5 * moved[0.0][0], "without the term the other task goes along"
+    assert moved[1.0][1] < 0.5 * moved[0.0][1]
+    assert moved[1.0][0] > 0.5 * moved[0.0][0], "and what is practised is still learned"
+
+
+def test_a_task_that_is_practised_as_well_is_not_held_back() -> None:
+    """All that is taught is practised: the same to the bit as if nothing were known of other tasks."""
+    weights = []
+    for taught in ((), (checkpoints.TEXT, "push the blue cylinder to the right")):
+        model = toy()
+        method(model, CONFIG, checkpoints.prompt(), taught).update(*play(model, 0))
+        weights.append({name: t.detach().clone() for name, t in adapter.state(model).items()})
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
 def test_memory_drops_the_oldest_and_never_holds_unusable_steps() -> None:
     model = toy()
     learner = method(model, ImproveConfig(**{**CONFIG.__dict__, "memory": 4, "updates": 1}))

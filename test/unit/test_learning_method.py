@@ -109,9 +109,9 @@ def play(model: VlaModel, seed: int, sign: float = 1.0) -> tuple[list[PracticeEp
 
 
 @torch.no_grad()
-def probabilities(model: VlaModel) -> Tensor:
+def probabilities(model: VlaModel, text: str = checkpoints.TEXT) -> Tensor:
     image = np.full((1, 64, 64, 3), 120, np.uint8)
-    inputs = Inputs.of(image, np.zeros(1, np.int32), (checkpoints.TEXT,), np.zeros((1, 2), np.float32), checkpoints.prompt())
+    inputs = Inputs.of(image, np.zeros(1, np.int32), (text,), np.zeros((1, 2), np.float32), checkpoints.prompt())
     return model(*inputs[torch.tensor([0])])["action"][0, 0, 0].softmax(-1)
 
 

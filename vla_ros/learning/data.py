@@ -34,6 +34,11 @@ class Demonstrations:
         out = np.isin(self.episode, chosen)
         return self[~out], self[out]
 
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """The instructions that occur."""
+        return tuple(self.instructions[k] for k in np.unique(self.instruction))
+
     def inputs(self, prompt: Prompt) -> Inputs:
         """What a model takes of every frame."""
         return Inputs.of(self.images, self.instruction, self.instructions, self.states, prompt)

@@ -31,7 +31,7 @@ from vla_ros.learning.self_improvement import BASELINES, ImproveConfig, Practice
 from vla_ros.learning.stopping import StopConfig
 from vla_ros.paths import resolve
 from vla_ros.policy import adapter
-from vla_ros.policy.policy import load
+from vla_ros.policy.policy import load, taught
 from vla_ros.policy.store import WeightStore
 
 Config = TypeVar("Config")
@@ -42,7 +42,7 @@ SECTIONS = {"stopping": StopConfig, "corrections": CorrectionConfig}  # of the f
 def load_config(path: str) -> tuple[ImproveConfig, StopConfig]:
     """config/training/*.yaml → how practice learns, and of its section `stopping:` when it ends; an unknown key is an error."""
     improve, parts = load_parts(path, ImproveConfig, **SECTIONS)
-    for name, known in (("baseline", BASELINES), ("method", tuple(METHODS))):
+    for name, known in (("baseline", BASELINES), ("method", METHODS)):
         if (found := getattr(improve, name)) not in known:
             raise VlaRosError(f"{resolve(path)}: {name} is {found!r}, expected one of {', '.join(known)}")
     return improve, parts["stopping"]
@@ -128,7 +128,7 @@ class Learner:
         torch.manual_seed(config.seed)
         self.model = adapter.add(model)
         self.robot = robot
-        self.method = method(self.model, config)
+        self.method = method(self.model, config, self.prompt, taught(policy))
         self.corrections = Corrections(self.model, self.prompt, corrections or CorrectionConfig())
         start = self.store.record(version) if version is not None else self.store.active() or self.store.latest()
         if start is None:

@@ -97,16 +97,17 @@ class SimulatedPractice(Scenes):
         judge: frozen; its calibration ends episodes.
         envs: as many episodes run side by side.
         collect: who runs the episodes in place of `envs` (workers.Crew).
+        taught: instructions of the policy's demonstrations (policy.taught).
     """
 
     def __init__(
         self, policy: Model, judge: Model, calibration: Calibration, prompt: Prompt, envs: list[TabletopEnv],
-        config: PracticeConfig, improve: ImproveConfig, collect: Collect | None = None,
+        config: PracticeConfig, improve: ImproveConfig, collect: Collect | None = None, taught: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__(config)
         calibration.check_range(judge.config.steps_to_go_bins)
         self.policy, self.judge, self.calibration, self.prompt, self.envs = policy, judge.eval(), calibration, prompt, envs
-        self.method, self._collect = method(policy, improve), collect or self._here
+        self.method, self._collect = method(policy, improve, prompt, taught), collect or self._here
 
     def forget(self) -> None:
         """The policy's weights are others now."""

@@ -54,6 +54,7 @@ class ImproveConfig:
     horizon: int = 5  # steps of the progress that the critic learns
     strength: float = 1.5  # of the critic's say against the policy that practice began with, per 1000 episodes in memory
     memory: int = 4000  # last episodes that the critic learns from
+    keep: float = 1.0  # with a critic: weight of what the policy did when told of tasks that are not practised
     seed: int = 0
 
 

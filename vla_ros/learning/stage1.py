@@ -121,7 +121,10 @@ def _train(
     if not behaviour:
         calibration = sft.calibration_of(model, inputs, held_out)
         figures |= {"threshold": calibration.threshold, "recall": calibration.recall}
-    record = {"stage": "sft" if behaviour else "judge", "episodes": int(data.episode.max()) + 1, "seed": c.seed, **figures}
+    record = {
+        "stage": "sft" if behaviour else "judge", "episodes": int(data.episode.max()) + 1, "seed": c.seed, **figures,
+        "instructions": training.taught,
+    }  # fmt: skip
     checkpoint.save(folder, model, prompt, record)
     if not behaviour:
         calibration.save(folder)

@@ -254,7 +254,9 @@ class Trainer:
     def _keep(self, figures: dict[str, float]) -> None:
         """Writes the checkpoint."""
         if self.accelerator.is_main_process:
-            record = {"stage": "sft", "step": self.step, **asdict(self.config), **figures}
+            record = {
+                "stage": "sft", "step": self.step, **asdict(self.config), **figures, "instructions": self.training.taught
+            }  # fmt: skip
             with self._averaged():
                 checkpoint.save(self.folder, self.plain, self.prompt, record, adapter.merged(self.plain))
 
@@ -263,7 +265,7 @@ class Trainer:
         if not self.step or not math.isfinite(self._best):
             return {}
         record = json.loads((self.folder / "training.json").read_text())
-        settings = asdict(self.config).keys() | {"stage", "step"}
+        settings = asdict(self.config).keys() | {"stage", "step", "instructions"}
         return {name: value for name, value in record.items() if name not in settings}
 
     def _write_state(self) -> None:

@@ -59,6 +59,12 @@ def save(
     (Path(folder) / "training.json").write_text(json.dumps(record, indent=1))
 
 
+def taught(folder: Path) -> tuple[str, ...]:
+    """Instructions of the demonstrations that a checkpoint was trained on; none where its `training.json` does not tell."""
+    record = json.loads((Path(folder) / "training.json").read_text()) if (Path(folder) / "training.json").is_file() else {}
+    return tuple(record.get("instructions", ()))
+
+
 def fingerprint(folder: Path) -> str:
     """Hash of a checkpoint's network, weights and words: the same for copies on different machines.
 

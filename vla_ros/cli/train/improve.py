@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.workers:  # each has a judge of its own
         device.put(judge, args.device)
     with _crew(args, calibration) as crew:
-        practice = _Improvement(model, judge, calibration, prompt, envs, config, improve, crew)
+        taught = checkpoint.taught(args.policy)
+        practice = _Improvement(model, judge, calibration, prompt, envs, config, improve, crew, taught)
         return Run(args, model, practice, practice, stopping).follow(args.episodes)
 
 
