@@ -17,7 +17,7 @@ from vla_ros.sim.arena import Arena
 
 ROBOTS = RobotContract.known()
 Transform = np.ndarray  # [4, 4]
-# Franka Control Interface documentation, "Denavit-Hartenberg parameters" (Craig's convention): a m, d m, alpha rad. Panda and FR3.
+# Franka Control Interface documentation, "Denavit-Hartenberg parameters" (Craig's convention): a m, d m, alpha rad; Panda, FR3.
 FRANKA_DH = [
     (0, 0.333, 0), (0, 0, -math.pi / 2), (0, 0.316, math.pi / 2), (0.0825, 0, math.pi / 2), (-0.0825, 0.384, -math.pi / 2),
     (0, 0, math.pi / 2), (0.088, 0, math.pi / 2),
@@ -117,7 +117,7 @@ def test_masses_and_inertias_are_possible(contract: RobotContract) -> None:
         xx, xy, xz, yy, yz, zz = (float(tensor.get(f"i{axes}")) for axes in ("xx", "xy", "xz", "yy", "yz", "zz"))  # type: ignore[union-attr, arg-type]
         smallest, middle, largest = np.linalg.eigvalsh([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
         assert mass > 0, link.get("name")
-        assert 0 < smallest, link.get("name")
+        assert smallest > 0, link.get("name")
         assert largest <= smallest + middle, link.get("name")
         seen += 1
     assert seen >= len(contract.joints)

@@ -63,6 +63,11 @@ class SimNode(Node):
         self.size = _size(list(self.declare_parameter("camera_size", [128, 128]).value))
         awaited = [entry for entry in self.declare_parameter("lockstep_topics", [""]).value if entry]
 
+        if self.contract.action.tip_plane is None:
+            raise VlaRosError(
+                f"{self.contract.path}: action.semantics: found {self.contract.action.semantics}, expected tip_delta_xy: the "
+                "simulator has a tabletop cell only; start this robot with backend:=gazebo, hardware or replay"
+            )
         self.base = base_frame(self.contract)
         self.period = 1 / self.contract.control.rate
         self.frame_every = round(self.contract.control.rate / rate)
