@@ -2,7 +2,8 @@
 
 It stands where ros2_control's forward_position_controller stands with other arms, under that name: the same command topic, the
 same services of a stop, the same parameter `joints` that safety_node asks for before the first command. It has that parameter,
-and sends joint states, only when each driver has said that its joints, their order and their units are right. One executor thread.
+and sends joint states, only when each driver has said that its joints, their order and their units are right. One executor
+thread.
 """
 
 from __future__ import annotations
