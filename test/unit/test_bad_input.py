@@ -52,6 +52,22 @@ def processes(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             process.communicate()
 
 
+BACKENDS = {
+    "no episode": ("replay_node", [], "parameter episode: found '', expected a recorded episode; add episode:=FILE.mcap"),
+    "no such episode": ("replay_node", ["episode:={folder}/none.mcap"], "{folder}/none.mcap: cannot be read"),
+    "no camera of Gazebo's": ("description_node", ["cameras:={folder}/none.yaml"], "{folder}/none.yaml: cannot be read"),
+    "no driver's file": ("interbotix_node", ["robot:=panda"], "config/drivers/panda.yaml: cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BACKENDS)
+def test_what_stands_behind_the_topics_complains_too(case: str, tmp_path: Path) -> None:
+    name, parameters, part = BACKENDS[case]
+    output, _ = start(name, [p.format(folder=tmp_path) for p in parameters]).communicate(timeout=60)
+    (line,) = [line for line in output.splitlines() if line.strip() and "[INFO]" not in line]
+    assert part.format(folder=tmp_path) in line
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_one_clear_line_and_status_2(processes: dict[str, tuple[subprocess.Popen[str], str]], case: str) -> None:
     process, part = processes[case]

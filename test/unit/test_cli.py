@@ -97,20 +97,28 @@ def test_launch_finds_files_of_the_package(words: list[str]) -> None:
     assert given == {"robot": "panda", "store": "a:=b"}
 
 
-@pytest.mark.parametrize("robot", ["panda", "aloha"])
-def test_a_cell_in_a_namespace_takes_the_contracts_topics_with_it(robot: str, capsys: pytest.CaptureFixture[str]) -> None:
-    file = "cell" if robot == "panda" else "hardware"
-    words = [f"robot:={robot}", "policy:=p", "judge:=j", "namespace:=a", "lead:=fleet"]
+@pytest.mark.parametrize(
+    ("robot", "file", "more"),
+    [
+        ("panda", "cell", []), ("fr3", "cell", ["backend:=replay"]), ("aloha", "hardware", []),
+        ("aloha", "cell", ["backend:=hardware", "drivers:=interbotix"]),
+    ],
+)  # fmt: skip
+def test_a_cell_in_a_namespace_takes_the_contracts_topics_with_it(
+    robot: str, file: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"robot:={robot}", "policy:=p", "judge:=j", "namespace:=a", "lead:=fleet", *more]
     assert cli.main(["launch", "--dry-run", file, *words]) == 0
     nodes = dict(re.findall(r"^\[(\w+)-\d+\] (.*)$", capsys.readouterr().out, re.MULTILINE))
-    for line in nodes.values():
+    for name, line in nodes.items():
         assert "-r __ns:=/a " in line
-        assert "-r /clock:=clock" in line
+        assert "-r /clock:=clock" in line or name == "interbotix_node"
     contract = RobotContract.load(robot)
     control, stop = contract.control, StopSpec.load(contract)
     safety = [control.state_topic, control.command_topic, stop.switch, *(f"{name}/_action/cancel_goal" for name in stop.cancel)]
     cameras = [control.state_topic, *(contract.cameras[name].topic for name in contract.observation.cameras)]
-    taken = {"safety_node": safety, "camera_node": cameras, "sim_node": [*safety, *cameras]}
+    taken = {"safety_node": safety, "camera_node": cameras, "interbotix_node": safety}
+    taken |= {"sim_node": [*safety, *cameras], "replay_node": [*safety, *cameras]}
     for name in taken.keys() & nodes.keys():
         for topic in taken[name]:
             assert f"-r {topic}:={topic[1:]}" in nodes[name], f"{name} leaves {topic} where all cells have it"

@@ -119,7 +119,7 @@ def test_nothing_touches_at_home() -> None:
     assert arena.contacts() == []
 
 
-@pytest.mark.parametrize("robot", ["panda", "aloha"])
+@pytest.mark.parametrize("robot", ["panda", "fr3", "aloha"])
 def test_disabled_pairs_are_links_and_never_needed(robot: str) -> None:
     """pinocchio takes the SRDF; a disabled pair either overlaps by construction at home, or is apart in every sampled pose."""
     contract = RobotContract.load(robot)
@@ -155,7 +155,7 @@ def test_disabled_pairs_are_links_and_never_needed(robot: str) -> None:
             key = frozenset((names[i], names[k]))
             near[key] = min(near.get(key, math.inf), result.min_distance)
     # by design, kept apart by a joint's limits although the capsules overlap (the SRDF says so)
-    by_design = {frozenset(("panda_link1", "panda_link3"))}
+    by_design = {frozenset((f"{arm}_link1", f"{arm}_link3")) for arm in ("panda", "fr3")}
     by_design |= {frozenset((f"{side}_base_link", f"{side}_upper_arm_link")) for side in SIDES}
     assert {key for key, distance in near.items() if distance < 0.012} <= by_design
 

@@ -13,7 +13,7 @@ from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.arena import Arena
 
-ROBOTS = ("panda", "aloha")
+ROBOTS = ("panda", "fr3", "aloha")
 
 
 @pytest.fixture(scope="module", params=ROBOTS)
@@ -92,7 +92,8 @@ def test_contacts_are_the_distance_codes(arena: Arena) -> None:
     pin.removeCollisionPairs(model, shapes, str(contract.srdf), False)
     plane = coal.Halfspace(np.array([0.0, 0.0, 1.0]), 0.0)
     table = shapes.addGeometryObject(pin.GeometryObject("table", 0, 0, pin.SE3.Identity(), plane))
-    standing = {"panda_link0", "panda_link1"} | {f"{side}_{k}_link" for side in ("left", "right") for k in ("base", "shoulder")}
+    standing = {f"{arm}_link{k}" for arm in ("panda", "fr3") for k in (0, 1)}
+    standing |= {f"{side}_{k}_link" for side in ("left", "right") for k in ("base", "shoulder")}
     for k in range(table):
         if names[k] not in standing:
             shapes.addCollisionPair(pin.CollisionPair(k, table))
@@ -148,7 +149,7 @@ def test_speed() -> None:
     assert best > 5000
 
 
-@pytest.mark.parametrize("robot", ["panda", "aloha"])
+@pytest.mark.parametrize("robot", ROBOTS)
 def test_servos_come_to_rest_in_every_pose(robot: str) -> None:
     contract = RobotContract.load(robot)
     arena, rng = Arena(contract), np.random.default_rng(0)

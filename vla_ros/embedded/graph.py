@@ -145,8 +145,8 @@ class Graph:
         endpoints = self.subscriptions() if servers else self.publications()
         for endpoint in endpoints if owned is not None else (*self.publications(), *self.subscriptions()):
             name = endpoint.topic_name
-            if owned is not None and endpoint.key.bytes not in owned:
-                continue
+            if owned is not None and (endpoint.key.bytes not in owned or not name.startswith("rq/")):
+                continue  # of a node: what it reads requests from, or writes them to; replies go the other way
             prefix, ending = ("rq", "Request") if name.startswith("rq/") else ("rr", "Reply")
             if not name.startswith(f"{prefix}/") or not name.endswith(ending):
                 continue

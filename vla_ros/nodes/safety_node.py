@@ -28,6 +28,7 @@ from vla_ros.memory import Collector
 from vla_ros.msg import ActionChunk as ActionChunkMsg
 from vla_ros.msg import SafetyState as SafetyStateMsg
 from vla_ros.nodes import convert, qos
+from vla_ros.nodes.controller_check import UNCHECKED, ControllerCheck
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.driver_stop import INACTIVE, DriverStop, Stage
 from vla_ros.nodes.main import run
@@ -66,6 +67,8 @@ class SafetyNode(Node):
         reliable = self.declare_parameter("reliable", True).value
         # s, DEADLINE asked of the joint states; 0 asks for none. A driver that offers no deadline would not be heard at all.
         state_deadline = float(self.declare_parameter("state_deadline", 0.0).value)
+        # Whether the controller is asked which joints it takes, and how, before the first command; sim_node cannot be asked.
+        check_controller = bool(self.declare_parameter("check_controller", False).value)
         self.filter = SafetyFilter.for_robot(self.contract, *(name.strip() for name in files if name.strip()))
         self.period = 1.0 / self.contract.control.rate
         self._state_every = 1.0 / state_rate if state_rate > 0 else 0.0
@@ -103,6 +106,7 @@ class SafetyNode(Node):
         # A group of its own, as it waits for the driver while everything else goes on.
         self.create_service(Trigger, "safety/reset", self._on_reset, callback_group=ReentrantCallbackGroup())
         self.inputs = SafetyInputs(self, self.contract, self.filter, self.diagnostics)
+        self.controller = ControllerCheck(self, self.contract, self.diagnostics) if check_controller else None
         self.stop = DriverStop(self, StopSpec.load(self.contract), self.diagnostics)
         self._fastest = float("nan")  # rad/s, of the measured joints
         self._ordered = 0.0  # s, perf_counter, of an e-stop that no command has obeyed yet
@@ -175,6 +179,8 @@ class SafetyNode(Node):
         start = time.perf_counter()
         state = convert.joint_state(message)
         self._stated = state.stamp
+        if self._unchecked():
+            return  # the filter starts with the first command, from where the arm is then
         # A fresh joint state is answered for its own instant: the clock's message may have overtaken it by a period, and
         # would make this tick count as a missed one and swallow the next.
         now = self._now()
@@ -188,8 +194,14 @@ class SafetyNode(Node):
         self.diagnostics.count("joint_states", rate=True)
         self._collector.between()
 
+    def _unchecked(self) -> bool:
+        """Nobody knows yet whether the controller would understand a command."""
+        return self.controller is not None and not self.controller.ready
+
     def _watch(self) -> None:
         """Commands go on open loop when the joint states are silent."""
+        if self._unchecked():
+            return
         silent = (self._silence_clock.now().nanoseconds - self._heard) * 1e-9
         # An ordered stop does not wait for joint states that do not come.
         overdue = self._ordered and time.perf_counter() - self._ordered > 1.5 * self.period
@@ -242,7 +254,10 @@ class SafetyNode(Node):
     def _on_chunk(self, message: ActionChunkMsg) -> None:
         now = self._now()
         chunk = convert.chunk(message)
-        reason = INACTIVE if self.stop.stage is Stage.RESUMING else self.filter.submit(chunk, now)
+        if self._unchecked():
+            reason = UNCHECKED
+        else:
+            reason = INACTIVE if self.stop.stage is Stage.RESUMING else self.filter.submit(chunk, now)
         self.diagnostics.count("chunks", rate=True)
         if reason:
             self.diagnostics.count(f"rejected_{reason.split(':')[0]}")
@@ -282,6 +297,8 @@ class SafetyNode(Node):
 
     def _survey(self) -> None:
         """Who publishes and who takes commands; what the filter has to report."""
+        if self.controller is not None and self._unchecked():
+            self.controller.tick()
         topic = self.contract.control.command_topic
         publishers = self.get_publishers_info_by_topic(topic)
         if len(publishers) > 1:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from action_msgs.srv import CancelGoal
 from builtin_interfaces.msg import Time
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import SingleThreadedExecutor
@@ -27,9 +26,11 @@ from trajectory_msgs.msg import JointTrajectory
 from vla_ros.errors import VlaRosError
 from vla_ros.msg import TrueOutcome
 from vla_ros.nodes import convert, qos
+from vla_ros.nodes.controller_manager import TRAJECTORY_CONTROLLER, ControllerManager
 from vla_ros.nodes.diagnostics import Diagnostics
-from vla_ros.nodes.interfaces import message_class, service_class
+from vla_ros.nodes.interfaces import message_class
 from vla_ros.nodes.main import run
+from vla_ros.nodes.safety_world import base_frame
 from vla_ros.nodes.sim_mishap import Mishaps
 from vla_ros.nodes.sim_pace import Pace
 from vla_ros.robots.contract import RobotContract
@@ -42,10 +43,7 @@ from vla_ros.sim.tasks import Scene, sample_scene
 from vla_ros.sim.trajectory import checked, ordered
 from vla_ros.srv import ResetCell
 
-TRAJECTORY_CONTROLLER = "joint_trajectory_controller"
 TRAJECTORY_TOPIC = f"/{TRAJECTORY_CONTROLLER}/joint_trajectory"
-TRAJECTORY_CANCEL = f"/{TRAJECTORY_CONTROLLER}/follow_joint_trajectory/_action/cancel_goal"
-SWITCH_SERVICE, SWITCH_TYPE = "/controller_manager/switch_controller", "controller_manager_msgs/srv/SwitchController"
 TOLERANCE = 0.15  # rad per joint: further from where the arm holds, no new stream of commands is taken up
 OVERVIEW = (480, 640)  # px, height and width of the spectators' camera, which is no part of the contract
 CLOCK = 0.02  # s between ticks of /clock in lock step, which goes to every node and costs more than the physics; also at frames
@@ -65,6 +63,12 @@ class SimNode(Node):
         self.size = _size(list(self.declare_parameter("camera_size", [128, 128]).value))
         awaited = [entry for entry in self.declare_parameter("lockstep_topics", [""]).value if entry]
 
+        if self.contract.action.tip_plane is None:
+            raise VlaRosError(
+                f"{self.contract.path}: action.semantics: found {self.contract.action.semantics}, expected tip_delta_xy: the "
+                "simulator has a tabletop cell only; start this robot with backend:=gazebo, hardware or replay"
+            )
+        self.base = base_frame(self.contract)
         self.period = 1 / self.contract.control.rate
         self.frame_every = round(self.contract.control.rate / rate)
         if not math.isclose(self.frame_every * rate, self.contract.control.rate):
@@ -97,7 +101,7 @@ class SimNode(Node):
         self.create_subscription(JointTrajectory, TRAJECTORY_TOPIC, self._on_trajectory, qos.COMMAND)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
         self.mishaps = Mishaps(self, self.cell, self._lay_out_clear)
-        self._offer_controller_manager()
+        ControllerManager(self, command, self.driver)
         self.answered = {entry.partition(" ")[0]: -math.inf for entry in awaited}  # topic -> newest stamp [s]
         for entry in awaited:
             self._listen(entry)
@@ -182,38 +186,10 @@ class SimNode(Node):
         success, distance = self.cell.truth()
         self.truth.publish(
             TrueOutcome(
-                header=Header(stamp=stamp, frame_id="panda_link0"), instruction=self.instruction,
+                header=Header(stamp=stamp, frame_id=self.base), instruction=self.instruction,
                 success=success, distance=distance,
             )
         )  # fmt: skip
-
-    def _offer_controller_manager(self) -> None:
-        self.create_service(CancelGoal, TRAJECTORY_CANCEL, self._on_cancel)
-        try:
-            switch = service_class(SWITCH_TYPE)
-        except VlaRosError as error:
-            self.get_logger().info(f"{SWITCH_SERVICE} is not offered: {error}")
-        else:
-            self.create_service(switch, SWITCH_SERVICE, self._on_switch)
-
-    def _on_cancel(self, request: CancelGoal.Request, response: CancelGoal.Response) -> CancelGoal.Response:
-        self.driver.cancel()
-        return response
-
-    def _on_switch(self, request: Any, response: Any) -> Any:
-        """As ros2_control's controller manager: the position controller follows commands only while it is active."""
-        controller = self.contract.control.command_topic.split("/")[1]
-        names = {*request.activate_controllers, *request.deactivate_controllers}
-        response.ok = names <= {controller, TRAJECTORY_CONTROLLER}
-        if not response.ok:
-            self.get_logger().error(f"switch_controller: found {sorted(names)}, expected {controller}")
-            return response
-        if TRAJECTORY_CONTROLLER in request.deactivate_controllers:
-            self.driver.cancel()
-        if controller in names:
-            self.driver.switch(controller in request.activate_controllers)
-            self.get_logger().info(f"{controller} is {'active' if self.driver.active else 'inactive'}")
-        return response
 
     def _report_driver(self) -> None:
         driver = self.driver

@@ -21,7 +21,13 @@ from vla_ros.embedded.launch.arguments import (
 from vla_ros.embedded.launch.context import Context, join_namespace
 from vla_ros.embedded.launch.description import LaunchDescription
 from vla_ros.embedded.launch.document import Item, action, closest, load
-from vla_ros.embedded.launch.processes import EXECUTABLE_KEYS, NODE_KEYS, add_executable, add_node
+from vla_ros.embedded.launch.processes import (
+    EXECUTABLE_KEYS,
+    NODE_KEYS,
+    add_executable,
+    add_node,
+    add_ros2_launch,
+)
 
 CONDITION = {"if", "unless"}
 ROS_ONLY = {
@@ -158,9 +164,13 @@ def _include(body: Item, keys: dict[str, Item], context: Context) -> None:
     (file_item,) = _need(body, keys, "file")
     file = (context.file.parent / context.text(file_item)).absolute()
     if not file.name.endswith((".launch.yaml", ".launch.yml")):
-        file_item.fail(f"found {file.name}; only *.launch.yaml files can be included without ROS 2")
+        pairs = [entry.mapping({"name", "value"}) for entry in (keys["arg"].items() if "arg" in keys else [])]
+        arguments = {context.text(pair["name"]): context.text(pair["value"]) for pair in pairs}
+        add_ros2_launch(file_item, file, arguments, context)
+        return
     if not file.is_file():
-        file_item.fail(f"launch file not found: {file}")
+        there = ", ".join(sorted(each.name for each in file.parent.glob("*.launch.yaml"))) or "none"
+        file_item.fail(f"launch file not found: {file} (in that folder: {there})")
     if file in context.including:
         file_item.fail(f"{file} includes itself (through {' -> '.join(each.name for each in context.including)})")
     declared = {argument.name for argument in declared_arguments(file)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from vla_ros.embedded.launch.context import Context, join_namespace, located
 from vla_ros.embedded.launch.description import OUTPUTS, ProcessSpec
 from vla_ros.embedded.launch.document import Item
+from vla_ros.embedded.launch.packages import executable_of
 from vla_ros.errors import VlaRosError
 
 COMMON_KEYS = {
@@ -31,8 +33,11 @@ def add_node(body: Item, keys: dict[str, Item], context: Context) -> None:
         if key not in keys:
             body.fail(f"`{key}` is missing")
     package, executable = context.text(keys["pkg"]), context.text(keys["exec"])
-    if package != "vla_ros":
-        keys["pkg"].fail(f"package {package!r} is not known without ROS 2; use `executable` with `cmd` instead")
+    try:  # a package of ROS 2's own, where that is installed
+        own = [sys.executable, "-m", "vla_ros.cli", "exec", executable]
+        program = own if package == "vla_ros" else [str(executable_of(package, executable, context.environment))]
+    except VlaRosError as error:
+        raise located(keys["pkg"], error) from error
     ros = ["--ros-args"]
     ros += _words(keys["ros_args"], context) if "ros_args" in keys else []
     if "name" in keys:
@@ -47,8 +52,7 @@ def add_node(body: Item, keys: dict[str, Item], context: Context) -> None:
         ros += _parameter(entry, context)
     for entry in keys["remap"].items() if "remap" in keys else []:
         ros += ["-r", ":=".join(_pair(entry, context, "from", "to"))]
-    command = [sys.executable, "-m", "vla_ros.cli", "exec", executable]
-    command += _words(keys["args"], context) if "args" in keys else []
+    command = program + (_words(keys["args"], context) if "args" in keys else [])
     label = context.text(keys["exec_name"]) if "exec_name" in keys else executable
     _append(body, keys, context, label, [*command, *ros])
 
@@ -69,12 +73,25 @@ def add_executable(body: Item, keys: dict[str, Item], context: Context) -> None:
     _append(body, keys, context, label, command)
 
 
-def _append(body: Item, keys: dict[str, Item], context: Context, label: str, command: list[str]) -> None:
+def add_ros2_launch(body: Item, file: Path, arguments: dict[str, str], context: Context) -> None:
+    """Appends a process of `ros2 launch` for an included file that is no YAML: a driver's own."""
+    ros2 = shutil.which("ros2", path=context.environment.get("PATH"))
+    if ros2 is None:
+        body.fail(f"found {file.name}; only *.launch.yaml files can be included without ROS 2 (no `ros2` on PATH)")
+    if context.namespace:
+        body.fail(f"{file.name} cannot be put into namespace {context.namespace!r} here; use `ros2 launch`, or start it apart")
+    words = [f"{name}:={value}" for name, value in arguments.items() if value != ""]
+    _append(body, {}, context, file.name.split(".")[0], [ros2, "launch", str(file), *words], required=True)
+
+
+def _append(
+    body: Item, keys: dict[str, Item], context: Context, label: str, command: list[str], required: bool = False
+) -> None:
     environment = dict(context.environment)
     for entry in keys["env"].items() if "env" in keys else []:
         name, value = _pair(entry, context, "name", "value")
         environment[name] = value
-    output = context.text(keys["output"]) if "output" in keys else "log"
+    output = context.text(keys["output"]) if "output" in keys else "screen" if required else "log"
     if output not in OUTPUTS:
         keys["output"].fail(f"found {output!r}, expected one of {', '.join(OUTPUTS)}")
     if "on_exit" in keys and context.text(keys["on_exit"]) != "shutdown":
@@ -93,7 +110,7 @@ def _append(body: Item, keys: dict[str, Item], context: Context, label: str, com
             output=output,
             respawn=respawn,
             respawn_delay=_delay(keys["respawn_delay"]) if "respawn_delay" in keys else 0.0,
-            required="on_exit" in keys,
+            required=required or "on_exit" in keys,
         )
     )
 

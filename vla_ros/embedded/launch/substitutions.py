@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vla_ros.embedded.launch.document import closest
+from vla_ros.embedded.launch.packages import share_of
 from vla_ros.errors import VlaRosError
-from vla_ros.paths import share
 
 ESCAPABLE = "$\"'\\()"
 
@@ -168,10 +168,8 @@ def _env(scope: Scope, name: str, *default: str) -> str:
     return _lookup("environment variable", scope.environment, name, default, hint)
 
 
-def _find_package_share(_scope: Scope, package: str) -> str:
-    if package != "vla_ros":
-        raise VlaRosError(f"package {package!r} is not known without ROS 2; only 'vla_ros' is")
-    return str(share())
+def _find_package_share(scope: Scope, package: str) -> str:
+    return str(share_of(package, scope.environment))
 
 
 def _find_executable(scope: Scope, name: str) -> str:
