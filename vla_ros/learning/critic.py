@@ -201,7 +201,8 @@ class CriticImprovement(SelfImprovement):
         if self._words is None or not len(others):
             return
         text = others[torch.randint(len(others), (len(index),), generator=self._random)]
-        trunk = self._encode(Inputs(inputs.images[index], *(words[text] for words in self._words), inputs.state[index]))
+        words, mask = self._words
+        trunk = self._encode(Inputs(inputs.images[index], words[text], mask[text], inputs.state[index]))
         self._aside = [*self._aside, Aside(trunk, self._at_first(trunk)[1], text)][-len(self._memory) :]
 
     def _weights(self) -> dict[str, Tensor]:
