@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from tabletop import ROBOT, interval, share
 
+from vla_ros.errors import VlaRosError
 from vla_ros.learning import rollout, sft, stage1
 from vla_ros.learning.data import Demonstrations
 from vla_ros.learning.practice import PracticeConfig, SimulatedPractice, rates
@@ -65,6 +66,7 @@ FINAL, PRACTICE = 960_000, 2_400_000  # first scene seeds of evaluation and prac
 SCENES, EPISODES, PER_UPDATE = 160, 1440, 48
 SPARE = 90  # of the demonstrations that the policy has not seen, for the calibration of its own head
 SETUP = headline.Setup()
+REFUSED = "refused.txt"  # beside a judge
 
 
 def train(shared: Path, seed: int) -> tuple[Path, Path]:
@@ -76,15 +78,24 @@ def train(shared: Path, seed: int) -> tuple[Path, Path]:
         config = sft.SftConfig(steps=setup.steps, learning_rate=setup.learning_rate, seed=seed)
         sft.clone(model, data.inputs(prompt), data, config, lambda part, figures: None)
         checkpoint.save(policy, model, prompt, {"stage": "sft", "seed": seed})
-    if not (judge / "calibration.json").exists():
+    if not any((judge / name).exists() for name in ("calibration.json", REFUSED)):
         training, held_out = tabletop.load(shared / f"judge-reach-{setup.judge_reach}.npz").split(setup.held_out, seed)
         model, prompt = stage1.fresh(ROBOT, seed)
         steps = setup.judge_steps // 2  # no pushing is to be learned
         config = sft.SftConfig(steps=steps, learning_rate=setup.learning_rate, seed=seed, behaviour_weight=0.0)
         sft.clone(model, training.inputs(prompt), training, config, lambda part, figures: None)
         checkpoint.save(judge, model, prompt, {"stage": "judge", "seed": seed})
-        sft.calibration_of(model, held_out.inputs(prompt), held_out).save(judge)
+        try:
+            sft.calibration_of(model, held_out.inputs(prompt), held_out).save(judge)
+        except VlaRosError as error:  # it cannot tell success from failure, which is a result
+            (judge / REFUSED).write_text(str(error), encoding="utf-8")
     return policy, judge
+
+
+def _refused(folders: tuple[Path, Path]) -> str:
+    """Why the judge must not be practised with; empty if it may be."""
+    path = folders[1] / REFUSED
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _demonstrations(shared: Path, seed: int) -> tuple[Demonstrations, Demonstrations]:
@@ -101,13 +112,16 @@ def practise(shared: Path, arm: str, seed: int) -> dict[str, Any]:
     began = time.monotonic()
     folders = train(shared, seed) if arm == "scratch" else (shared / f"policy-seed{seed}", shared / f"judge-seed{seed}")
     policy, prompt = checkpoint.load(folders[0], ROBOT)
+    out: dict[str, Any] = {"before": evaluated(policy, prompt)}
+    if refused := _refused(folders):
+        stays = {"kept": out["before"], "last": out["before"], "kept_after": 0, "curve": []}
+        return {**out, **stays, "refused": refused, "seconds": time.monotonic() - began}
     judge, calibration = _judge(arm, policy, prompt, folders, shared, seed)
     torch.manual_seed(seed)
     practice = SimulatedPractice(
         adapter.add(policy), judge, calibration, prompt, tabletop.envs(24),
         PracticeConfig(PER_UPDATE, (TASK,), seed=PRACTICE + 100_000 * seed), replace(SETUP.improve, seed=seed),
     )  # fmt: skip
-    out: dict[str, Any] = {"before": evaluated(policy, prompt)}
     curve, kept = list[dict[str, float]](), headline.Kept()
     while practice.episodes < EPISODES:
         weights = {name: t.detach().clone() for name, t in adapter.state(policy).items()}
@@ -210,9 +224,10 @@ def figures(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name, (after, before) in {"gain": ("kept", "before"), "without": ("last", "kept")}.items():
             told[name] = _rate(values[after] - values[before])
         out[mode] = told
-    curves = np.array([_smooth(p, "true") for p in parts])
-    out["peak"], out["end"] = curves.max(1).tolist(), curves[:, -1].tolist()
-    out["judged_minus_true"] = [_smooth(p, "detected")[-1] - _smooth(p, "true")[-1] for p in parts]
+    ran = [p for p in parts if p["curve"]]
+    out["peak"], out["end"] = ([float(pick(_smooth(p, "true"))) for p in ran] for pick in (np.max, lambda curve: curve[-1]))
+    out["judged_minus_true"] = [float(_smooth(p, "detected")[-1] - _smooth(p, "true")[-1]) for p in ran]
+    out["refused"] = {p["seed"]: p["refused"] for p in parts if "refused" in p}
     out["minutes"] = float(np.mean([p["seconds"] for p in parts]) / 60)
     return out
 
@@ -245,6 +260,8 @@ def markdown(result: dict[str, Any]) -> str:
     for arm, found in result["arms"].items():
         told = [", ".join(share(v) for v in found[k]) for k in ("peak", "end", "judged_minus_true")]
         lines += [f"| {arm} | {' | '.join(told)} | {', '.join(map(str, found['kept_after']))} |"]
+    for arm, found in result["arms"].items():
+        lines += [f"\n{arm}, seed {seed}: not practised, its judge is refused ({why})." for seed, why in found["refused"].items()]
     return "\n".join([*lines, "", "![practised success](ablations.png)", ""])
 
 
@@ -254,6 +271,8 @@ def draw(parts: dict[str, list[dict[str, Any]]], path: Path) -> None:
     axes = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for axis, (arm, found) in zip(axes, parts.items(), strict=True):
         for colour, part in zip(("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"), found, strict=False):
+            if not part["curve"]:
+                continue
             episodes = [x["episodes"] for x in part["curve"]][4:]
             axis.plot(episodes, _smooth(part, "true"), color=colour, label=f"seed {part['seed']}")
             axis.plot(episodes, _smooth(part, "detected"), color=colour, linestyle=":")
