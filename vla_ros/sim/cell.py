@@ -124,6 +124,11 @@ class Cell:
         """Joint positions [n] rad for the controller to reach by the end of the next step; checked by the caller."""
         self._command[:] = q
 
+    @property
+    def commanded(self) -> Array:
+        """[n] rad, the last command."""
+        return self._command.copy()
+
     def step(self, dt: float) -> None:
         """Advances by `dt` seconds, a multiple of model.TIMESTEP.
 
@@ -135,9 +140,7 @@ class Cell:
         command = self._late.pass_on(self._command, dt) if self._late else self._command
         velocity = np.clip((command - self._previous) / dt, -limit, limit)
         self._previous[:] = command
-        # Feed-forward, as the damping acts on all motion; less what holding a command for a whole tick is early by.
-        lead = cell_model.LAG - (dt + cell_model.TIMESTEP) / 2
-        self.data.ctrl[:] = command + lead * velocity
+        self.data.ctrl[:] = command + cell_model.lead(dt) * velocity
         mujoco.mj_step(self.model, self.data, nstep=count)
         self._steps += count
         if self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:

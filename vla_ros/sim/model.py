@@ -36,6 +36,11 @@ def part_name(slot: int, shape: str, part: int) -> str:
     return f"block{slot}_{shape}{part}"
 
 
+def lead(dt: float) -> float:
+    """s by which commands go ahead of themselves: the damping acts on all motion; less what holding one for `dt` s is early by."""
+    return LAG - (dt + TIMESTEP) / 2
+
+
 def arm_spec(contract: RobotContract) -> mujoco.MjSpec:
     """The arm with its drives; joint k of the contract is driven by actuator k."""
     spec = mujoco.MjSpec.from_file(str(contract.urdf))

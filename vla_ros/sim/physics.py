@@ -77,8 +77,9 @@ def arm(contract: RobotContract) -> mujoco.MjModel:
     """The cell's arm alone, with a payload's body: for replaying commands quickly. Nothing can touch it."""
     spec = cell_model.arm_spec(contract)
     add_payload(spec, contract)
-    for geom in spec.geoms:
-        geom.contype = geom.conaffinity = 0
+    for geom in list(spec.geoms):
+        spec.delete(geom)  # links have inertias of their own
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONTACT
     return spec.compile()
 
 

@@ -14,11 +14,11 @@ from vla_ros.types import Array
 
 FITTED, NOT_EXCITED, NOT_SEEN = "fitted", "not excited", "not seen"
 OF_JOINT = {  # name: (unit, lower, upper bound, step of finite differences)
-    "friction": ("N m", 0.0, 20.0, 0.02),
-    "damping": ("N m s/rad", 0.0, 100.0, 0.1),
-    "gain": ("1", 0.3, 2.0, 0.002),
+    "friction": ("N m", 0.0, 20.0, 0.05),
+    "damping": ("N m s/rad", 0.0, 100.0, 0.2),
+    "gain": ("1", 0.3, 2.0, 0.004),
 }
-OF_ARM = {"delay": ("s", 0.0, 0.12, 5e-4), "payload": ("kg", 0.0, 3.0, 0.003)}
+OF_ARM = {"delay": ("s", 0.0, 0.12, 1e-3), "payload": ("kg", 0.0, 3.0, 0.006)}
 OF_CAMERA = {axis: ("m", -0.1, 0.1, 1e-3) for axis in ("right", "up", "back")} | {
     axis: ("rad", -0.1, 0.1, 1e-3) for axis in ("pitch", "yaw", "roll")
 }
