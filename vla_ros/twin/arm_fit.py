@@ -25,10 +25,10 @@ from vla_ros.types import Array
 EXCITED = 0.25  # of a parameter's spread before; a standard error above it tells too little
 FIRST = 1e-3  # rad, what is assumed at first of the errors
 LEAST = 2e-6  # rad; errors are not taken for smaller
-ROUGHLY = 5  # iterations at most, of a first fit without gains
-COARSE = (8.0, 4.0)  # times the steps of finite differences, in that fit and the next
+ROUGHLY = 6  # iterations at most, of a first fit without gains
+COARSE = (16.0, 2.0)  # times the steps of finite differences, in that fit and the next
 PER_GAIN = ("friction", "damping")
-ITERATIONS = (12, 10, 8)  # at most, of the three fits
+ITERATIONS = (10, 10, 8)  # at most, of the three fits
 TANGLED = 0.8  # correlation from which on two parameters are told to be hard to tell apart
 STILL = 0.1  # rad; a joint that travels less shows nothing of itself
 SLOW = 50.0  # Hz; joint states at a lower rate show no accelerations
