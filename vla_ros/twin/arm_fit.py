@@ -29,8 +29,10 @@ ROUGHLY = 6  # iterations at most, of a first fit without gains
 COARSE = (16.0, 2.0)  # times the steps of finite differences, in that fit and the next
 PER_GAIN = ("friction", "damping")
 ITERATIONS = (10, 10, 8)  # at most, of the three fits
+MOST_ITERATIONS = ROUGHLY + sum(ITERATIONS) + 4  # each fit looks once more at its solution
 TANGLED = 0.8  # correlation from which on two parameters are told to be hard to tell apart
 STILL = 0.1  # rad; a joint that travels less shows nothing of itself
+SPARSE = 4.0  # between recorded commands the path is a guess, and the same one every time (measured: benchmarks/twin.py)
 SLOW = 50.0  # Hz; joint states at a lower rate show no accelerations
 
 
@@ -69,6 +71,7 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
         others = {name: value for name, value in nominal.items() if name not in {p.name for p in kept}}
         values |= solve.solve(residual, kept, others, both.values, ITERATIONS[2], False, tick).values
     values, tangled = physical(values), solve.correlation(cov)
+    error *= _doubt(contract, replay, values, ps, min(m.rate for m in motions))
     estimates = {
         p.name: Estimate(p, values[p.name], float(error[k] * p.spread)) if excited[k]
         else Estimate(p, p.nominal, status=NOT_EXCITED, why=_why(contract, motions, ps, k, tangled, float(error[k])))
@@ -76,6 +79,16 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
     }  # fmt: skip
     parts = errors(contract, replay, values)
     return Found(estimates, solve.correlation(cov[np.ix_(excited, excited)]), parts)
+
+
+def _doubt(contract: RobotContract, replay: Replay, values: Mapping[str, float], ps: Sequence[Parameter], rate: float) -> Array:
+    """[p] by how much errors are larger than the scatter between windows says: by SPARSE at low rates; for a joint that is further
+    from its twin than noise, by as much (of the arm's own parameters, as of the joint that is furthest)."""
+    more = np.full(len(contract.joints), SPARSE)
+    if rate >= SLOW:
+        more = np.maximum(1.0, _rms(replay, values) / _noise(replay, values))
+    by = dict(zip(contract.joints, more, strict=True))
+    return np.array([by.get(p.name.partition(".")[2], more.max()) for p in ps])
 
 
 def physical(values: Mapping[str, float]) -> dict[str, float]:
@@ -101,19 +114,19 @@ def _propagated(cov: Array, found: solve.Solution) -> Array:
     return np.asarray(by @ cov @ by.T)
 
 
-def errors(contract: RobotContract, replay: Replay, values: dict[str, float]) -> tuple[Part, ...]:
+def errors(contract: RobotContract, replay: Replay, values: Mapping[str, float]) -> tuple[Part, ...]:
     """Of every joint's position, with the nominal model and with these values."""
     before = _rms(replay, nominal_values(arm_parameters(contract)))
     after, noise = _rms(replay, values), _noise(replay, values)
     return tuple(Part(j, "rad", float(before[k]), float(after[k]), float(noise[k])) for k, j in enumerate(contract.joints))
 
 
-def _rms(replay: Replay, values: dict[str, float]) -> Array:
+def _rms(replay: Replay, values: Mapping[str, float]) -> Array:
     """[n] rad."""
     return np.asarray(np.sqrt(((replay.measured - replay.simulated(values)) ** 2).mean(0)))
 
 
-def _noise(replay: Replay, values: dict[str, float]) -> Array:
+def _noise(replay: Replay, values: Mapping[str, float]) -> Array:
     """[n] rad, standard deviation of what changes from one state to the next; nan where they are too far apart to tell."""
     n = len(replay.contract.joints)
     if min(w.motion.rate for w in replay.chosen) < SLOW:

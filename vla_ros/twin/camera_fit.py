@@ -33,6 +33,7 @@ EXPLAINED = 0.9  # share of the pictures' variance; under it the modelled cell d
 EXCITED = 0.25  # as in arm_fit.py
 ITERATIONS = 10
 FROM_FAR = ((3.0, 4.0), (1.5, 4.0), (0.0, 2.0))  # px of further smoothing, and times the steps of finite differences
+MOST_ITERATIONS = len(FROM_FAR) * (ITERATIONS + 1)
 FINE = (512, 512)  # px, of rendered pictures; at the recorded resolution edges would jump from pixel to pixel
 SAME = 2e-3  # rad; arms that are closer share one picture
 BLOCK = 8  # px, edge of the pieces of a picture whose errors are taken as independent
