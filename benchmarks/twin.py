@@ -25,7 +25,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +165,8 @@ def markdown(r: dict[str, Any]) -> str:
     lines = [
         "# Digital twin of a hidden cell", "",
         f"`python benchmarks/twin.py --scenes {r['scenes']}`; commit {r['commit']}.", "",
-        "The hidden cell is the simulated one with other drives, 40 ms delay, a payload of 0.5 kg, and a camera that was moved by",
-        "(15, -10, 10) mm and turned by (10, -8, 10) mrad. Measured with noise: 0.1 mrad, 2 mrad/s, 2 levels of 255.", "",
+        "The hidden cell is the simulated one with other drives, 40 ms delay, a payload of 0.5 kg, and a camera that was moved",
+        "by (15, -10, 10) mm and turned by (10, -8, 10) mrad. Measured with noise: 0.1 mrad, 2 mrad/s, 2 levels of 255.", "",
         "## What was found", "",
         "Intervals: 95 %, as the twin states them. `in`: how many of the fitted parameters' intervals hold the truth.", "",
         "| episodes | joint states | fitted | in | largest miss | minutes |", "|---|---|---|---|---|---|",
@@ -179,15 +178,18 @@ def markdown(r: dict[str, Any]) -> str:
         far = f"{miss['name']}: {miss['twin']:.3g} for {miss['true']:.3g} {miss['unit']}"
         told = f"{len(rows)} of {len(f['parameters'])} | {sum(inside)} of {len(rows)}"
         lines.append(f"| {SETS[name]} {name} | {f['rate']} | {told} | {far} | {f['seconds'] / 60:.1f} |")
-    lines += ["", "| parameter | unit | model | true | " + " | ".join(r["fits"]) + " |", "|---|---|---|---|" + "---|" * len(r["fits"])]
+    names, dashes = " | ".join(r["fits"]), "---|" * len(r["fits"])
+    lines += ["", f"| parameter | unit | model | true | {names} |", f"|---|---|---|---|{dashes}"]
     for k, p in enumerate(r["fits"]["practice"]["parameters"]):
         cells = []
         for f in r["fits"].values():
             q = f["parameters"][k]
-            cells.append(f"{q['twin']:.3g} [{q['interval'][0]:.3g}, {q['interval'][1]:.3g}]" if q["status"] == FITTED else q["status"])
+            low, high = q["interval"]
+            cells.append(f"{q['twin']:.3g} [{low:.3g}, {high:.3g}]" if q["status"] == FITTED else q["status"])
         lines.append(f"| {p['name']} | {p['unit']} | {p['nominal']:.3g} | {p['true']:.3g} | " + " | ".join(cells) + " |")
     lines += ["", "On held-out episodes of the hidden cell (`vla-ros twin check`), root mean square:", ""]
-    lines += ["| part | unit | " + " | ".join(f"{n}: model, twin" for n in r["fits"]) + " |", "|---|---|" + "---|" * len(r["fits"])]
+    of_each = " | ".join(f"{name}: model, twin" for name in r["fits"])
+    lines += [f"| part | unit | {of_each} |", f"|---|---|{dashes}"]
     for k, v in enumerate(r["fits"]["practice"]["check"]):
         figures = [f["check"][k] for f in r["fits"].values()]
         cells = [f"{c['nominal']:.2g}, {c['twin']:.2g} {'good' if c['good'] else 'poor'}" for c in figures]
@@ -195,12 +197,14 @@ def markdown(r: dict[str, Any]) -> str:
     for name, f in r["fits"].items():
         lines += [f"\nNot known after {name}:\n"] if any(p["why"] for p in f["parameters"]) else []
         lines += [f"- {p['name']}: {p['why']}" for p in f["parameters"] if p["why"]]
-    lines += ["", "## What the twin tells of policies", "", f"Success on {r['scenes']} scenes (seeds {SCENES}..), reach and push:", ""]
+    lines += ["", "## What the twin tells of policies", ""]
+    lines += [f"Success on {r['scenes']} scenes (seeds {SCENES}..), reach and push:", ""]
     lines += ["| policy | " + " | ".join(f"{c}: reach, push" for c in CELLS) + " |", "|---|" + "---|" * len(CELLS)]
     for name, f in r["success"].items():
         cells = [", ".join(f"{rate(f[c], t):.0%}" for t in tabletop.TASKS) for c in CELLS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "Mean |difference| from the hidden cell, by policy and task, in points:", "", "| policies | unfitted | fitted |", "|---|---|---|"]
+    lines += ["", "Mean difference from the hidden cell without its sign, by policy and task, in points:", ""]
+    lines += ["| policies | unfitted | fitted |", "|---|---|---|"]
     lines += [f"| {name} | {100 * o['unfitted']:.1f} | {100 * o['fitted']:.1f} |" for name, o in r["off"].items()]
     return "\n".join([*lines, "", "![success](twin.png)", ""])
 

@@ -47,7 +47,8 @@ def write_demonstration(folder: Path, episode: LeRobotEpisode, contract: RobotCo
         with writer:
             for step, images in enumerate(episode.frames(contract.observation.size)):
                 stamp = start + step * period
-                write(writer, OBSERVATION, "vla_ros/msg/Observation", stamp, observation(stamp, images, positions[step], contract))
+                seen = observation(stamp, images, positions[step], contract)
+                write(writer, OBSERVATION, "vla_ros/msg/Observation", stamp, seen)
                 chunk = _chunk(stamp, period, episode.actions[step], name, contract, bool(by_hand[step]))
                 write(writer, CHUNK, "vla_ros/msg/ActionChunk", stamp, chunk)
     except VlaRosError:

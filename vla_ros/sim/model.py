@@ -37,7 +37,7 @@ def part_name(slot: int, shape: str, part: int) -> str:
 
 
 def lead(dt: float) -> float:
-    """s by which commands go ahead of themselves: the damping acts on all motion; less what holding one for `dt` s is early by."""
+    """s by which commands go ahead: the damping acts on all motion; less what holding one for `dt` s is early by."""
     return LAG - (dt + TIMESTEP) / 2
 
 

@@ -68,7 +68,8 @@ class Physics:
         for name in ("friction", "damping", "gain"):
             found = getattr(self, name)
             if found.shape != (len(contract.joints),) or not (found >= 0).all():
-                raise VlaRosError(f"physics: {name}: found {found.tolist()}, expected {len(contract.joints)} values of at least 0")
+                expected = f"{len(contract.joints)} values of at least 0"
+                raise VlaRosError(f"physics: {name}: found {found.tolist()}, expected {expected}")
         if not (self.delay >= 0 and self.payload >= 0):
             raise VlaRosError(f"physics: found delay {self.delay}, payload {self.payload}, expected at least 0")
 

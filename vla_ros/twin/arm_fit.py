@@ -32,6 +32,7 @@ ITERATIONS = (10, 10, 8)  # at most, of the three fits
 MOST_ITERATIONS = ROUGHLY + sum(ITERATIONS) + 4  # each fit looks once more at its solution
 TANGLED = 0.8  # correlation from which on two parameters are told to be hard to tell apart
 STILL = 0.1  # rad; a joint that travels less shows nothing of itself
+STUDENT = 1.5  # a 95 % interval from few windows is wider: t of n - 1 degrees of freedom is about 1.96 (1 + 1.5/(n - 1))
 SPARSE = 4.0  # between recorded commands the path is a guess, and the same one every time (measured: benchmarks/twin.py)
 SLOW = 50.0  # Hz; joint states at a lower rate show no accelerations
 
@@ -63,15 +64,16 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
     sigma = np.maximum(LEAST, _rms(replay, physical(first.values)))
     both = solve.solve(residual, ps, {}, first.values, ITERATIONS[1], True, tick)
     cov = _propagated(solve.covariance(both, _scores(replay, both), True), both)
-    error = np.sqrt(np.diag(cov))
+    error = np.sqrt(np.diag(cov)) * _doubt(replay, physical(both.values), ps, min(m.rate for m in motions))
+    error *= 1.0 + STUDENT / max(1, len(replay.chosen) - 1)
     excited = error <= EXCITED
     kept = [p for p, good in zip(ps, excited, strict=True) if good]
     values = dict(nominal)
     if kept:
         others = {name: value for name, value in nominal.items() if name not in {p.name for p in kept}}
         values |= solve.solve(residual, kept, others, both.values, ITERATIONS[2], False, tick).values
-    values, tangled = physical(values), solve.correlation(cov)
-    error *= _doubt(contract, replay, values, ps, min(m.rate for m in motions))
+    values = {**physical(values), **{p.name: p.nominal for p in ps if p not in kept}}
+    tangled = solve.correlation(cov)
     estimates = {
         p.name: Estimate(p, values[p.name], float(error[k] * p.spread)) if excited[k]
         else Estimate(p, p.nominal, status=NOT_EXCITED, why=_why(contract, motions, ps, k, tangled, float(error[k])))
@@ -81,13 +83,14 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
     return Found(estimates, solve.correlation(cov[np.ix_(excited, excited)]), parts)
 
 
-def _doubt(contract: RobotContract, replay: Replay, values: Mapping[str, float], ps: Sequence[Parameter], rate: float) -> Array:
-    """[p] by how much errors are larger than the scatter between windows says: by SPARSE at low rates; for a joint that is further
-    from its twin than noise, by as much (of the arm's own parameters, as of the joint that is furthest)."""
-    more = np.full(len(contract.joints), SPARSE)
+def _doubt(replay: Replay, values: Mapping[str, float], ps: Sequence[Parameter], rate: float) -> Array:
+    """[p] by how much errors are larger than the scatter between windows says: by SPARSE at low rates; for a joint that is
+    further from its twin than noise, by as much (of the arm's own parameters, as of the joint that is furthest)."""
+    joints = replay.contract.joints
+    more = np.full(len(joints), SPARSE)
     if rate >= SLOW:
         more = np.maximum(1.0, _rms(replay, values) / _noise(replay, values))
-    by = dict(zip(contract.joints, more, strict=True))
+    by = dict(zip(joints, more, strict=True))
     return np.array([by.get(p.name.partition(".")[2], more.max()) for p in ps])
 
 
@@ -153,7 +156,8 @@ def _why(
         j = contract.joints.index(joint)
         travel = max(float(np.ptp(m.positions[:, j])) for m in motions)
         if travel < STILL:
-            return f"{told}: {joint} travels {travel:.3f} rad at most; record motions in which it turns by more than {STILL:g} rad"
+            told += f": {joint} travels {travel:.3f} rad at most"
+            return f"{told}; record motions in which it turns by more than {STILL:g} rad"
     others = np.abs(np.delete(tangled[k], k))
     if others.max() > TANGLED:
         told += f"; cannot be told from {np.delete(np.array([p.name for p in ps]), k)[int(others.argmax())]}"

@@ -120,9 +120,10 @@ def fit(contract: RobotContract, camera: str, pictures: Sequence[Picture], tick:
     error = np.sqrt(np.diag(cov))
     kept = error <= EXCITED
     tangled = solve.correlation(cov)
+    left = "of what was uncertain before is left: record more episodes"
     estimates = {
         p.name: Estimate(p, found.values[p.name], float(error[k] * p.spread)) if kept[k]
-        else Estimate(p, p.nominal, status=NOT_EXCITED, why=f"{error[k]:.0%} of what was uncertain before is left: record more episodes")
+        else Estimate(p, p.nominal, status=NOT_EXCITED, why=f"{error[k]:.0%} {left}")
         for k, p in enumerate(ps)
     }  # fmt: skip
     return Found(estimates, tangled[np.ix_(kept, kept)], Part(f"camera {camera}", "levels", before, after, np.nan))

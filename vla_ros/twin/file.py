@@ -16,7 +16,7 @@ from vla_ros.sim.physics import Physics
 from vla_ros.twin.parameters import FITTED, NOT_EXCITED, NOT_SEEN, Estimate, Parameter, Part, Twin
 
 HEAD = """\
-# Digital twin of a cell, written by `vla-ros twin fit`. Use it: sim_node's parameter `twin`, `vla-ros train improve --sim --twin`.
+# Digital twin of a cell, written by `vla-ros twin fit`. For sim_node's parameter `twin` and `vla-ros train improve --sim --twin`.
 # friction N m, damping N m s/rad, gain in units of the model's drive, delay s, payload kg, camera angles rad about its own axes.
 # error: standard error; interval: 95 %. `not excited`, `not seen`: the recordings do not tell; the value is the model's.
 """
@@ -33,8 +33,10 @@ def save(path: Path, twin: Twin) -> None:
     if path.exists():
         raise VlaRosError(f"{path}: exists already, expected a new file")
     parameters = {name: _estimate(e) for name, e in twin.estimates.items()}
-    parts = {p.name: {"unit": p.unit, "nominal": _short(p.nominal), "twin": _short(p.twin), "noise": _short(p.noise)} for p in twin.parts}
-    text = HEAD + _dump({"robot": twin.robot, "made": dict(twin.made), "parameters": parameters}) + PARTS + _dump({"parts": parts})
+    figures = ("nominal", "twin", "noise")
+    parts = {p.name: {"unit": p.unit, **{key: _short(getattr(p, key)) for key in figures}} for p in twin.parts}
+    text = HEAD + _dump({"robot": twin.robot, "made": dict(twin.made), "parameters": parameters})
+    text += PARTS + _dump({"parts": parts})
     text += CORRELATION + _dump({"correlation": [[round(float(c), 4) for c in row] for row in twin.correlation]})
     text += _dump({"episodes": dict(twin.episodes)})
     try:

@@ -19,7 +19,7 @@ OF_JOINT = {  # name: (unit, lower, upper bound, step of finite differences)
     "gain": ("1", 0.3, 2.0, 0.004),
 }
 OF_ARM = {"delay": ("s", 0.0, 0.12, 1e-3), "payload": ("kg", 0.0, 3.0, 0.006)}
-OF_CAMERA = {axis: ("rad", -0.1, 0.1, 1e-3) for axis in ("pitch", "yaw", "roll")}
+OF_CAMERA = dict.fromkeys(("pitch", "yaw", "roll"), ("rad", -0.1, 0.1, 1e-3))
 SURE = 1.96  # standard errors of a 95 % interval
 
 
@@ -52,10 +52,12 @@ def arm_parameters(contract: RobotContract) -> tuple[Parameter, ...]:
 
 
 def camera_parameters(camera: str) -> tuple[Parameter, ...]:
-    """How far a camera is turned from where the model has it, about its own axes (x right, y up, z backwards). In a policy's small
-    pictures a mount that was moved by 1 cm cannot be told from one that was turned by the angle under which that is seen: these
-    stand for both."""
-    return tuple(Parameter(f"camera.{camera}.{a}", unit, 0.0, low, high, step) for a, (unit, low, high, step) in OF_CAMERA.items())
+    """How far a camera is turned from where the model has it, about its own axes (x right, y up, z backwards).
+
+    In a policy's small pictures a mount that was moved by 1 cm cannot be told from one that was turned by the angle under which
+    that is seen: these stand for both.
+    """
+    return tuple(Parameter(f"camera.{camera}.{axis}", unit, 0.0, *rest) for axis, (unit, *rest) in OF_CAMERA.items())
 
 
 def physics_of(values: Mapping[str, float], contract: RobotContract) -> Physics:
@@ -129,8 +131,8 @@ class Twin:
         drawn = rng.multivariate_normal(
             np.array([e.value for e in known]), self.correlation * np.outer(error, error), method="eigh"
         )  # fmt: skip
-        limited = {e.parameter.name: float(np.clip(x, e.parameter.low, e.parameter.high)) for e, x in zip(known, drawn, strict=True)}
-        return self.physics(contract, limited)
+        limited = np.clip(drawn, [e.parameter.low for e in known], [e.parameter.high for e in known]).tolist()
+        return self.physics(contract, dict(zip((e.parameter.name for e in known), limited, strict=True)))
 
 
 def nominal_values(parameters: Sequence[Parameter]) -> dict[str, float]:

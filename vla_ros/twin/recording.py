@@ -102,7 +102,8 @@ def _in_order(
     positions, velocities = np.full((2, len(rows), len(contract.joints)), np.nan)
     for k, (stamp, names, position, velocity) in enumerate(rows):
         if missing := set(contract.joints) - set(names):
-            raise VlaRosError(f"{path}: {topic}: at {stamp:.3f} s: found {', '.join(names)}, expected '{min(missing)}' among them")
+            found = f"at {stamp:.3f} s: found {', '.join(names)}"
+            raise VlaRosError(f"{path}: {topic}: {found}, expected '{min(missing)}' among them")
         order = [names.index(name) for name in contract.joints]
         positions[k] = np.asarray(position, np.float64)[order]
         if len(velocity) == len(names):

@@ -61,8 +61,8 @@ def windows(motions: Sequence[Motion], most: int = MOST) -> list[Window]:
 class Replay:
     """Simulates the same windows with any parameters.
 
-    `measured` [m, n] rad are the positions at all compared instants; `window` [m] says whose they are. Velocities are not compared:
-    where friction lets a joint go they jump, which no derivative tells, and positions say the same.
+    `measured` [m, n] rad are the positions at all compared instants; `window` [m] says whose they are. Velocities are not
+    compared: where friction lets a joint go they jump, which no derivative tells, and positions say the same.
     """
 
     def __init__(self, contract: RobotContract, chosen: Sequence[Window]) -> None:

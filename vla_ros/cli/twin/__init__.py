@@ -6,7 +6,7 @@ examples:
   vla-ros exec sim_node --ros-args -p twin:=cell.yaml        the simulated cell with it
   vla-ros train improve --sim --twin cell.yaml ...           practice in cells drawn from its uncertainty
 
-fit replays the recorded commands in MuJoCo, in windows of 1.6 s that begin at a recorded state, and fits by bounded least squares.
+fit replays the recorded commands in MuJoCo, in windows of 1.6 s that begin at a recorded state: bounded least squares.
 What the episodes do not tell is named, with the reason and what to record instead, and stays as modelled. Episodes tell most when
 joint states and commands are recorded at the control rate: docs/twin.md says how.
 
