@@ -221,7 +221,7 @@ def main() -> None:
     twins = {}
     for kind, count in SETS.items():
         paths = record(args.out / kind.replace(" ", "-"), kind, FIRST, count)
-        held = record(args.out / f"{kind.replace(' ', '-')}-held-out", kind, HELD_OUT, max(6, count // 3))
+        held = record(args.out / f"{kind.replace(' ', '-')}-held-out", kind, HELD_OUT, count if kind != "excitation" else 2)
         began = time.monotonic()
         twins[kind] = twin = fitting.fit(CONTRACT, paths)
         verdicts = fitting.check(twin, CONTRACT, held)

@@ -70,10 +70,14 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
     kept = [p for p, good in zip(ps, excited, strict=True) if good]
     values = dict(nominal)
     if kept:
+        before = physical(both.values)
         others = {name: value for name, value in nominal.items() if name not in {p.name for p in kept}}
         values |= solve.solve(residual, kept, others, both.values, ITERATIONS[2], False, tick).values
     values = {**physical(values), **{p.name: p.nominal for p in ps if p not in kept}}
     tangled = solve.correlation(cov)
+    # Two fits of the same record that end in different places know no better than that.
+    apart = [(values[p.name] - before[p.name]) / p.spread if p in kept else 0.0 for p in ps]
+    error = np.hypot(error, apart)
     estimates = {
         p.name: Estimate(p, values[p.name], float(error[k] * p.spread)) if excited[k]
         else Estimate(p, p.nominal, status=NOT_EXCITED, why=_why(contract, motions, ps, k, tangled, float(error[k])))

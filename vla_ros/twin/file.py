@@ -104,8 +104,8 @@ def _read(s: Section, name: str) -> Estimate:
 
 def _part(s: Section, name: str) -> Part:
     s.check_keys("unit", "nominal", "twin", "noise")
-    noise = math.nan if s.raw("noise") is None else s.number("noise", 0.0)
-    return Part(name, s.text("unit"), s.number("nominal", 0.0), s.number("twin", 0.0), noise)
+    figures = (math.nan if s.raw(key) is None else s.number(key, 0.0) for key in ("nominal", "twin", "noise"))
+    return Part(name, s.text("unit"), *figures)
 
 
 def _short(x: float) -> float | None:
