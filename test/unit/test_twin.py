@@ -119,11 +119,12 @@ def test_a_twin_survives_its_file_and_draws_stay_in_bounds(twin: Twin, tmp_path:
     for name, e in twin.estimates.items():
         assert again.estimates[name].value == pytest.approx(e.value, rel=1e-5, abs=1e-9)
     np.testing.assert_allclose(again.correlation, twin.correlation, atol=1e-4)
-    drawn = [file.physics(path, PANDA, np.random.default_rng(k)) for k in range(200)]
+    drawn = [again.draw(PANDA, np.random.default_rng(k)) for k in range(200)]
     gains = np.array([d.gain for d in drawn])
     np.testing.assert_allclose(gains.mean(0), twin.physics(PANDA).gain, rtol=0.02)
     np.testing.assert_allclose(gains.std(0), [twin.estimates[f"gain.{j}"].error for j in PANDA.joints], rtol=0.3)
     assert all((d.friction >= 0).all() and d.delay >= 0 and d.payload >= 0 for d in drawn)
+    assert file.physics(path, PANDA).delay == pytest.approx(twin.estimates["delay"].value, rel=1e-5)
     with pytest.raises(VlaRosError, match="exists already"):
         file.save(path, twin)
     path.write_text(path.read_text().replace("robot: panda", "robot: aloha"))

@@ -29,7 +29,7 @@ from vla_ros.types import Array
 LEAST = 16  # pictures; of fewer the median keeps traces of what lies on the table (12: 2 mrad, seven errors)
 MOST = 20  # pictures; each is rendered once a try
 SMOOTH = 1.0  # px, of pictures before they are compared
-EXPLAINED = 0.9  # share of the pictures' variance; under it the modelled cell does not look like the real one
+EXPLAINED = 0.7  # share of the pictures' variance; under it the modelled cell does not look like the real one
 EXCITED = 0.25  # as in arm_fit.py
 ITERATIONS = 10
 FROM_FAR = ((3.0, 4.0), (1.5, 4.0), (0.0, 2.0))  # px of further smoothing, and times the steps of finite differences
