@@ -164,7 +164,7 @@ def draw(out: Path, found: dict[str, dict[str, Success]]) -> None:
 def markdown(r: dict[str, Any]) -> str:
     lines = [
         "# Digital twin of a hidden cell", "",
-        f"`python benchmarks/twin.py --scenes {r['scenes']}`; commit {r['commit']}.", "",
+        f"`python benchmarks/twin.py --run {r['run']} --scenes {r['scenes']}`; commit {r['commit']}.", "",
         "The hidden cell is the simulated one with other drives, 40 ms delay, a payload of 0.5 kg, and a camera that was moved",
         "by (15, -10, 10) mm and turned by (10, -8, 10) mrad. Measured with noise: 0.1 mrad, 2 mrad/s, 2 levels of 255.", "",
         "## What was found", "",
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path)
     args, console = parser.parse_args(), Console()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"commit": tabletop.commit(), "scenes": args.scenes, "fits": {}}
+    result: dict[str, Any] = {"commit": tabletop.commit(), "run": str(args.run), "scenes": args.scenes, "fits": {}}
     twins = {}
     for kind, count in SETS.items():
         paths = record(args.out / kind.replace(" ", "-"), kind, FIRST, count)
