@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from vla_ros.episodes.check import DEMONSTRATION
-from vla_ros.episodes.definitions import typestore
 from vla_ros.episodes.lerobot import LeRobotEpisode
 from vla_ros.episodes.lerobot_meta import CORRECTED, JOINTS, SUCCESS
+from vla_ros.episodes.messages import header, observation, time, write
 from vla_ros.episodes.tensors import CHUNK, OBSERVATION
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
-from vla_ros.types import JOINT_POSITION, Image
+from vla_ros.types import JOINT_POSITION
 
 FIRST_STAMP = 1.0  # s, of the first frame where the set does not tell when it was recorded; 0 means "no time" in ROS
 
@@ -47,52 +47,22 @@ def write_demonstration(folder: Path, episode: LeRobotEpisode, contract: RobotCo
         with writer:
             for step, images in enumerate(episode.frames(contract.observation.size)):
                 stamp = start + step * period
-                _write(writer, OBSERVATION, "Observation", stamp, _observation(stamp, images, positions[step], contract))
+                seen = observation(stamp, images, positions[step], contract)
+                write(writer, OBSERVATION, "vla_ros/msg/Observation", stamp, seen)
                 chunk = _chunk(stamp, period, episode.actions[step], name, contract, bool(by_hand[step]))
-                _write(writer, CHUNK, "ActionChunk", stamp, chunk)
+                write(writer, CHUNK, "vla_ros/msg/ActionChunk", stamp, chunk)
     except VlaRosError:
         writer.part.unlink(missing_ok=True)  # it can be made again from the set
         raise
     return writer.path
 
 
-def _write(writer: EpisodeWriter, topic: str, name: str, stamp: float, fields: dict[str, Any]) -> None:
-    full = f"vla_ros/msg/{name}"
-    store = typestore()
-    writer.write(topic, full, bytes(store.serialize_cdr(store.types[full](**fields), full)), round(stamp * 1e9))
-
-
-def _observation(stamp: float, images: dict[str, Image], position: np.ndarray, contract: RobotContract) -> dict[str, Any]:
-    return {
-        "header": _header(stamp), "cameras": list(images),
-        "images": [_image(stamp, image, contract.cameras[name].frame) for name, image in images.items()],
-        "joint_names": list(contract.joints), "position": position.astype(np.float64), "velocity": np.zeros(0), "skew": 0.0,
-    }  # fmt: skip
-
-
 def _chunk(
     stamp: float, period: float, action: np.ndarray, name: str, contract: RobotContract, corrected: bool
 ) -> dict[str, Any]:
     return {
-        "header": _header(stamp + period, contract.robot), "observation_stamp": _time(stamp), "period": period,
+        "header": header(stamp + period, contract.robot), "observation_stamp": time(stamp), "period": period,
         "joint_names": list(contract.joints), "semantics": JOINT_POSITION, "rows": 1, "data": action.astype(np.float64),
         "policy_version": 0, "episode_id": name, "action_tokens": np.zeros(0, np.int16), "log_probability": 0.0,
         "latency_ms": np.zeros(0, np.float32), "corrected": corrected,
     }  # fmt: skip
-
-
-def _image(stamp: float, image: Image, frame: str) -> Any:
-    height, width = image.shape[:2]
-    return typestore().types["sensor_msgs/msg/Image"](
-        header=_header(stamp, frame), height=height, width=width, encoding="rgb8", is_bigendian=0, step=3 * width,
-        data=np.ascontiguousarray(image).ravel(),
-    )  # fmt: skip
-
-
-def _header(stamp: float, frame: str = "") -> Any:
-    return typestore().types["std_msgs/msg/Header"](stamp=_time(stamp), frame_id=frame)
-
-
-def _time(stamp: float) -> Any:
-    seconds, nanoseconds = divmod(round(stamp * 1e9), 1_000_000_000)
-    return typestore().types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)

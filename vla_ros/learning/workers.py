@@ -41,7 +41,7 @@ from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.policy import Model
 from vla_ros.progress.calibration import Calibration
 from vla_ros.robots.contract import RobotContract
-from vla_ros.sim.env import TabletopEnv
+from vla_ros.twin.cells import environments
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,13 @@ class Setup:
     split: str
     cells: int  # episodes of a group, side by side
     device: str = "cpu"
+    twin: Path | None = None  # that the cells are drawn from
 
     def identity(self) -> dict[str, str]:
         """What decides about episodes besides weights and seeds, with a hash of each."""
+        twin = {f"twin {self.twin}": sha256(self.twin)} if self.twin else {}
         return {
+            **twin,
             "vla_ros": vla_ros.__version__,
             f"robot {self.robot}": sha256(Path(RobotContract.load(self.robot).path)),
             "tasks": sha256(resolve("config/tasks/tabletop.yaml")),
@@ -125,7 +128,7 @@ class Worker:
         policy, self._prompt = checkpoint.load(setup.policy, contract.robot)
         self._policy = device.put(adapter.add(policy), setup.device)
         self._judge = device.put(checkpoint.load(setup.judge, contract.robot)[0], setup.device)
-        self._cells = [TabletopEnv(contract) for _ in range(setup.cells)]
+        self._cells = environments(contract, setup.cells, setup.twin)
         return _name()
 
     @_named()

@@ -42,6 +42,7 @@ from vla_ros.sim.model import LARGEST_PICTURE
 from vla_ros.sim.tasks import Scene, sample_scene
 from vla_ros.sim.trajectory import checked, ordered
 from vla_ros.srv import ResetCell
+from vla_ros.twin import file as twin_file
 
 TRAJECTORY_TOPIC = f"/{TRAJECTORY_CONTROLLER}/joint_trajectory"
 TOLERANCE = 0.15  # rad per joint: further from where the arm holds, no new stream of commands is taken up
@@ -79,7 +80,8 @@ class SimNode(Node):
         self._dead = False
         self._own = SingleThreadedExecutor()  # served while the loop waits
         self.pace = Pace(self, self._own, _factor(factor), timeout)
-        self.cell = Cell(self.contract)
+        twin = self.declare_parameter("twin", "").value  # a twin's file: the cell as `vla-ros twin fit` found a real one
+        self.cell = Cell(self.contract, physics=twin_file.physics(twin, self.contract) if twin else None)
         limits = Limits.load(self.contract)
         self.driver = Driver(
             self.cell.joint_state().position, limits.velocity, limits.acceleration, self.period, command_timeout, TOLERANCE

@@ -71,6 +71,10 @@ class Section:
         """A mapping of anything, for somebody else to check."""
         return dict(self.section(key)._content)
 
+    def raw(self, key: str) -> Any:
+        """Anything, for somebody else to check."""
+        return self._get(key, "a value")
+
     def text(self, key: str) -> str:
         value = self._get(key, "text")
         if not isinstance(value, str) or not value:

@@ -12,6 +12,7 @@ from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.kinematics import Kinematics
 from vla_ros.sim import model as cell_model
 from vla_ros.sim import render
+from vla_ros.sim.physics import DelayLine, Physics, add_payload
 from vla_ros.sim.tasks import SHAPES, Scene, Tasks
 from vla_ros.types import Array, Image, JointState
 
@@ -22,13 +23,24 @@ class Cell:
     Args:
         contract: the robot; its control rate must be a divisor of 1 / model.TIMESTEP.
         tasks: what can lie on the table; the default is config/tasks/tabletop.yaml.
+        physics: of drives, load and cameras, e.g. a digital twin's; None: as modelled.
+
+    Raises:
+        VlaRosError: physics of another robot, or of cameras that this cell has not.
     """
 
-    def __init__(self, contract: RobotContract, tasks: Tasks | None = None) -> None:
+    def __init__(self, contract: RobotContract, tasks: Tasks | None = None, physics: Physics | None = None) -> None:
         self.contract = contract
         self.tasks = tasks or Tasks.load()
         self.kinematics = Kinematics(contract)
-        self.model = cell_model.build(contract, self.tasks)
+        spec = cell_model.build(contract, self.tasks)
+        if physics:
+            add_payload(spec, contract)
+        self.model = spec.compile()
+        self._late: DelayLine | None = None
+        if physics:
+            physics.apply(self.model, contract)
+            self._late = DelayLine(physics.delay, self.kinematics.home()) if physics.delay else None
         self.data = mujoco.MjData(self.model)
         m = self.model
         self._qpos = np.array([m.jnt_qposadr[m.joint(name).id] for name in contract.joints])
@@ -69,6 +81,8 @@ class Cell:
         self.data.qvel[self._qvel] = 0
         self.data.ctrl[:] = q
         self._command, self._previous = np.array(q, np.float64), np.array(q, np.float64)
+        if self._late:
+            self._late.reset(self._command)
         self.data.qacc_warmstart[:] = 0
 
     def reset(self, scene: Scene) -> None:
@@ -110,6 +124,11 @@ class Cell:
         """Joint positions [n] rad for the controller to reach by the end of the next step; checked by the caller."""
         self._command[:] = q
 
+    @property
+    def commanded(self) -> Array:
+        """[n] rad, the last command."""
+        return self._command.copy()
+
     def step(self, dt: float) -> None:
         """Advances by `dt` seconds, a multiple of model.TIMESTEP.
 
@@ -118,11 +137,10 @@ class Cell:
         """
         count = round(dt / cell_model.TIMESTEP)
         limit = self.contract.limits.velocity
-        velocity = np.clip((self._command - self._previous) / dt, -limit, limit)
-        self._previous[:] = self._command
-        # Feed-forward, as the damping acts on all motion; less what holding a command for a whole tick is early by.
-        lead = cell_model.LAG - (dt + cell_model.TIMESTEP) / 2
-        self.data.ctrl[:] = self._command + lead * velocity
+        command = self._late.pass_on(self._command, dt) if self._late else self._command
+        velocity = np.clip((command - self._previous) / dt, -limit, limit)
+        self._previous[:] = command
+        self.data.ctrl[:] = command + cell_model.lead(dt) * velocity
         mujoco.mj_step(self.model, self.data, nstep=count)
         self._steps += count
         if self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:

@@ -13,6 +13,7 @@ from vla_ros.robots.actions import ActionDecoder
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.observation import images_of, resize, state_of
 from vla_ros.sim.cell import Cell
+from vla_ros.sim.physics import Physics
 from vla_ros.sim.tasks import Scene, Tasks, sample_scene
 from vla_ros.types import ActionChunk, Array, Image, JointState, Observation, SafeCommand
 
@@ -34,6 +35,7 @@ class TabletopEnv:
         contract: the robot.
         seed: of scenes that reset() draws without a seed of their own.
         command_filter: makes the safety core, afresh for every episode; None moves the command linearly to targets.
+        physics: of drives, load and cameras, e.g. a digital twin's; None: as modelled.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class TabletopEnv:
         tasks: Tasks | None = None,
         command_filter: Callable[[], CommandFilter] | None = None,
         render_size: tuple[int, int] = RENDER_SIZE,
+        physics: Physics | None = None,
     ) -> None:
         self.contract = contract
-        self.cell = Cell(contract, tasks)
+        self.cell = Cell(contract, tasks, physics)
         self.tasks = self.cell.tasks
         self.decoder = ActionDecoder(contract, self.cell.kinematics)
         self.scene: Scene | None = None

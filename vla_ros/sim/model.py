@@ -36,8 +36,13 @@ def part_name(slot: int, shape: str, part: int) -> str:
     return f"block{slot}_{shape}{part}"
 
 
-def build(contract: RobotContract, tasks: Tasks) -> mujoco.MjModel:
-    """Compiles the model. Joint k of the contract is driven by actuator k."""
+def lead(dt: float) -> float:
+    """s by which commands go ahead: the damping acts on all motion; less what holding one for `dt` s is early by."""
+    return LAG - (dt + TIMESTEP) / 2
+
+
+def arm_spec(contract: RobotContract) -> mujoco.MjSpec:
+    """The arm with its drives; joint k of the contract is driven by actuator k."""
     spec = mujoco.MjSpec.from_file(str(contract.urdf))
     spec.option.timestep = TIMESTEP
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
@@ -54,10 +59,16 @@ def build(contract: RobotContract, tasks: Tasks) -> mujoco.MjModel:
     spec.visual.map.znear = 0.01
     spec.visual.map.zfar = 12.0
     _prepare_arm(spec, contract)
+    return spec
+
+
+def build(contract: RobotContract, tasks: Tasks) -> mujoco.MjSpec:
+    """The whole cell, to be compiled."""
+    spec = arm_spec(contract)
     _add_table(spec, contract, tasks)
     _add_blocks(spec)
     _add_cameras(spec, contract)
-    return spec.compile()
+    return spec
 
 
 def _prepare_arm(spec: mujoco.MjSpec, contract: RobotContract) -> None:

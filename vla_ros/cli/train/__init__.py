@@ -106,6 +106,8 @@ def _practice(
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=told)
     verb.add_argument("--sim", action="store_true", help="practise in simulated cells (required)")
     verb.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
+    twin = "file of `vla-ros twin fit`: cells are drawn from its uncertainty (the cell as modelled)"
+    verb.add_argument("--twin", type=Path, metavar="FILE", help=twin)
     verb.add_argument("--policy", type=Path, required=True, help="stage-1 checkpoint to start from")
     verb.add_argument("--out", type=Path, required=True, help="folder of versions, log and the best version's checkpoint")
     verb.add_argument("--episodes", type=int, default=2400, help="practice episodes at most (2400)")

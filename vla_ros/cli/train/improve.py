@@ -65,7 +65,9 @@ def _crew(args: argparse.Namespace, calibration: Calibration) -> Iterator[Crew |
     place: Place = _on_ray(args.ray) if args.ray else Spawned
     robot = str(Path(args.robot).resolve()) if Path(args.robot).is_file() else args.robot
     paths = args.policy.resolve(), args.judge.resolve()
-    crew = Crew(Setup(*paths, calibration, robot, args.split, cells, args.device), args.workers, place, console.print)
+    twin = args.twin.resolve() if args.twin else None
+    setup = Setup(*paths, calibration, robot, args.split, cells, args.device, twin)
+    crew = Crew(setup, args.workers, place, console.print)
     try:
         yield crew
     finally:

@@ -27,6 +27,7 @@ from vla_ros.policy.store import WeightStore
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.tasks import TASKS
+from vla_ros.twin.cells import environments
 
 POLICY, VERSIONS = "policy", "versions"
 console = Console(stderr=True)
@@ -64,7 +65,7 @@ def settings(args: argparse.Namespace, cells: int | None = None) -> tuple[RobotC
         raise VlaRosError(f"--tasks: found '{min(unknown)}', expected some of {', '.join(TASKS)}")
     contract = RobotContract.load(args.robot)
     config = PracticeConfig(per_update=args.per_update, tasks=tasks, seed=args.seed, split=args.split)
-    return contract, config, [TabletopEnv(contract) for _ in range(max(1, args.per_update // 2) if cells is None else cells)]
+    return contract, config, environments(contract, max(1, args.per_update // 2) if cells is None else cells, args.twin)
 
 
 class Run:
