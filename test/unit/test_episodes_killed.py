@@ -33,7 +33,7 @@ while True:
 def test_sigkill_loses_at_most_the_last_second(tmp_path: Path) -> None:
     """The messages are far too small to fill a chunk of 1 MiB."""
     path = tmp_path / "killed.mcap"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(share()), str(Path(__file__).parent)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(share()), str(Path(__file__).parents[1])])}
     with subprocess.Popen(
         [sys.executable, "-c", RECORDER, str(path)], stdout=subprocess.PIPE, text=True, env=environment
     ) as recorder:  # fmt: skip
