@@ -338,7 +338,7 @@ def test_words() -> None:
     [
         (["robot:=pnada"], "unknown robot 'pnada'"),
         (["robt:=panda"], "unknown argument 'robt'; did you mean 'robot'?"),
-        (["namespace:=a"], "robot:= is missing, expected one of aloha, panda"),
+        (["namespace:=a"], "robot:= is missing, expected one of aloha, fr3, panda"),
         (["robot:=panda", "phases"], "found 'phases', expected NAME:=VALUE"),
         (["robot:=panda", "instruction:=go"], "instruction:= is of the phases"),
         (["robot:=panda", "--yes"], "--yes is of the phases"),
