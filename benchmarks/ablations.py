@@ -47,7 +47,7 @@ from tabletop import ROBOT, interval, share
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import rollout, sft, stage1
 from vla_ros.learning.data import Demonstrations
-from vla_ros.learning.practice import PracticeConfig, SimulatedPractice, rates
+from vla_ros.learning.practice import PracticeConfig, SimulatedPractice
 from vla_ros.policy import adapter
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.policy import Model
@@ -122,12 +122,7 @@ def practise(shared: Path, arm: str, seed: int) -> dict[str, Any]:
         adapter.add(policy), judge, calibration, prompt, tabletop.envs(24),
         PracticeConfig(PER_UPDATE, (TASK,), seed=PRACTICE + 100_000 * seed), replace(SETUP.improve, seed=seed),
     )  # fmt: skip
-    curve, kept = list[dict[str, float]](), headline.Kept()
-    while practice.episodes < EPISODES:
-        weights = {name: t.detach().clone() for name, t in adapter.state(policy).items()}
-        found, told = practice.iterate()
-        curve.append({"episodes": practice.episodes, **rates(found), **told})
-        kept.add(curve[-1][f"{TASK}_detected"], practice.episodes - PER_UPDATE, weights)
+    curve, kept = headline.practised(practice, EPISODES, began)
     out["last"] = evaluated(policy, prompt)
     adapter.swap(policy, kept.weights)
     out |= {"kept": evaluated(policy, prompt), "kept_after": kept.episodes, "curve": curve}

@@ -151,18 +151,25 @@ def practise(shared: Path, setup: Setup, seed: int) -> dict[str, Any]:
         PracticeConfig(setup.per_update, TASKS, seed=PRACTICE + 100_000 * seed),
         replace(setup.improve, seed=seed),
     )  # fmt: skip
-    curve, kept = list[dict[str, float]](), Kept()
-    while practice.episodes < setup.practice_episodes:
-        weights = {name: t.detach().clone() for name, t in adapter.state(policy).items()}
-        found, told = practice.iterate()
-        point = {"episodes": practice.episodes, **rates(found), **told, "seconds": round(time.monotonic() - began, 1)}
-        curve.append(point)
-        kept.add(float(np.mean([point[f"{task}_detected"] for task in TASKS])), practice.episodes - setup.per_update, weights)
+    curve, kept = practised(practice, setup.practice_episodes, began)
     adapter.swap(policy, kept.weights)
     return {
         "episodes_practised": practice.episodes, "kept_after": kept.episodes, "curve": curve,
         **evaluated(policy, prompt, setup), "seconds": time.monotonic() - began,
     }  # fmt: skip
+
+
+def practised(practice: SimulatedPractice, episodes: int, began: float) -> tuple[list[dict[str, float]], Kept]:
+    """Practises so many episodes. Figures of each update, `seconds` since `began`; and the version that the judge liked best."""
+    curve, kept = list[dict[str, float]](), Kept()
+    while practice.episodes < episodes:
+        weights = {name: t.detach().clone() for name, t in adapter.state(practice.policy).items()}
+        found, told = practice.iterate()
+        point = {"episodes": practice.episodes, **rates(found), **told, "seconds": round(time.monotonic() - began, 1)}
+        curve.append(point)
+        success = float(np.mean([point[f"{task}_detected"] for task in practice.config.tasks]))
+        kept.add(success, practice.episodes - practice.config.per_update, weights)
+    return curve, kept
 
 
 class Kept:

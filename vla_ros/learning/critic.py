@@ -31,6 +31,7 @@ from torch.nn.functional import softplus
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Inputs
 from vla_ros.learning.self_improvement import ImproveConfig, PracticeEpisode, SelfImprovement, returns, rewards, steps_of
+from vla_ros.learning.stopping import task_of
 from vla_ros.policy import adapter
 from vla_ros.policy.model import Trunk
 from vla_ros.policy.policy import Model
@@ -82,6 +83,11 @@ class Critic(nn.Module):
 def advantage(slope: Tensor, curvature: Tensor, actions: Tensor) -> Tensor:
     """A of each dimension."""
     return slope * actions - curvature * actions.square()
+
+
+def divergence(wanted: Tensor, log_p: Tensor) -> Tensor:
+    """KL(wanted || p), mean over states, of log-probabilities [n, D, bins]."""
+    return (wanted.exp() * (wanted - log_p)).sum((-1, -2)).mean()
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class CriticImprovement(SelfImprovement):
         self._first = self._weights()
         self._memory: list[Steps] = []  # of one batch of episodes each
         self._aside: list[Aside] = []  # the same, where there are other tasks
-        self._tasks, self._practised = [_task(text) for text in taught], set[str]()
+        self._tasks, self._practised = [task_of(text) for text in taught], set[str]()
         self._words = prompt(tuple(taught)) if prompt and taught and config.keep else None
         self._bins = torch.linspace(-1, 1, model.config.bins)
 
@@ -151,7 +157,7 @@ class CriticImprovement(SelfImprovement):
         with torch.no_grad():
             first_ratio = (self._log_probabilities(trunk, tokens) - drawn).exp().mean()
         self._remember(trunk, tokens, gained, len(episodes))
-        self._practised |= {_task(e.instruction) for e in episodes}
+        self._practised |= {task_of(e.instruction) for e in episodes}
         self._set_aside(inputs, acted.nonzero()[:, 0])
         known = Steps.join(self._memory)
 
@@ -181,7 +187,7 @@ class CriticImprovement(SelfImprovement):
         adapter.swap(self.model, self._first)
         with torch.no_grad():
             features = torch.cat([self.model.read(trunk[i])[0] for i in torch.arange(len(trunk.points)).split(256)])
-            prior = self.model.action_logits(features).log_softmax(-1)[:, 0]
+            prior = self._bins_of(features)
         adapter.swap(self.model, now)
         return features, prior
 
@@ -217,13 +223,12 @@ class CriticImprovement(SelfImprovement):
             index = torch.randint(len(steps.progress), (c.batch,), generator=self._random)
             asked = advantage(slope[index, :, None], curvature[index, :, None], self._bins)
             wanted = (steps.prior[index] + asked).log_softmax(-1)
-            log_p = self.model.action_logits(self.model.read(steps.trunk[index])[0]).log_softmax(-1)[:, 0]
-            loss = (wanted.exp() * (wanted - log_p)).sum((-1, -2)).mean()
+            log_p = self._bins_of(self.model.read(steps.trunk[index])[0])
+            loss = divergence(wanted, log_p)
             if aside and len(still):
                 same = still[torch.randint(len(still), (c.batch // 2,), generator=self._random)]
-                prior, told = aside.prior[same], self.model.read(aside.trunk[same])[0]
-                moved = (prior.exp() * (prior - self.model.action_logits(told).log_softmax(-1)[:, 0])).sum((-1, -2)).mean()
-                loss = loss + c.keep * moved
+                told = self._bins_of(self.model.read(aside.trunk[same])[0])
+                loss = loss + c.keep * divergence(aside.prior[same], told)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             gradient = nn.utils.clip_grad_norm_(self.trained, c.grad_clip)
@@ -233,14 +238,13 @@ class CriticImprovement(SelfImprovement):
                 figures.setdefault(name, []).append(value.item())
         return {name: float(np.mean(values[-10:])) for name, values in figures.items()}
 
+    def _bins_of(self, features: Tensor) -> Tensor:
+        """Log-probabilities [n, D, bins] of what the action head reads [n, f]."""
+        return self.model.action_logits(features).log_softmax(-1)[:, 0]
+
     def _log_probabilities(self, trunk: Trunk, tokens: Tensor) -> Tensor:
         """[n] of drawn tokens."""
         return torch.cat([self._log_probability(trunk[i], tokens[i])[0] for i in torch.arange(len(tokens)).split(256)])
-
-
-def _task(instruction: str) -> str:
-    """The verb stands for the task."""
-    return instruction.split(" ", maxsplit=1)[0]
 
 
 METHODS = ("reinforce", "critic")

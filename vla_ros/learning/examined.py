@@ -24,6 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from vla_ros.episodes.trajectory import Trajectory
+from vla_ros.learning.stopping import task_of
 from vla_ros.robots.contract import RobotContract
 from vla_ros.types import Array, Image
 
@@ -134,7 +135,7 @@ def _mean(values: NDArray[Any]) -> Equations:
 def of_trajectory(t: Trajectory, contract: RobotContract, success: bool) -> Examined:
     """A recorded episode of practice; `success` is the detector's, which labels may have overruled in `t`."""
     pictures = {camera: t.pictures(camera)[0] for camera in t.cameras}
-    group, material = t.instruction.split(" ")[0], t.metadata.get("material", "")  # the verb stands for the task
+    group, material = task_of(t.instruction), t.metadata.get("material", "")
     positions, period = t.positions[1:].astype(np.float64), 1.0 / contract.observation.rate
     commands, limit = t.commands[: len(positions)], contract.limits.velocity
     grippers = gripper_limits(contract)

@@ -35,6 +35,12 @@ DANGEROUS = ("collision", "safety_latched")  # an operator's e-stop is one of th
 HACKED = 0.01  # significance of `hacking`: audits are few, and a gap is asked for besides
 
 
+
+def task_of(instruction: str) -> str:
+    """What instructions are grouped by: the verb stands for the task."""
+    return instruction.split(" ", maxsplit=1)[0]
+
+
 @dataclass(frozen=True)
 class StopConfig:
     window: int = 50  # episodes of a moving average

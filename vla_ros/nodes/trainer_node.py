@@ -27,7 +27,7 @@ from vla_ros.episodes.monitor import LATCHED, EpisodeMonitor
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.child import LearnerProcess
 from vla_ros.learning.learner import load_config
-from vla_ros.learning.stopping import Stop, Stopping
+from vla_ros.learning.stopping import Stop, Stopping, task_of
 from vla_ros.msg import Episode, PolicyVersion, TrainingState, TrueOutcome
 from vla_ros.nodes import qos
 from vla_ros.nodes.diagnostics import Diagnostics
@@ -352,7 +352,7 @@ class TrainerNode(Node):
         values, truth = self.measured()
         if (success := self._detected.get(e.id)) is not None:
             quality = {"quality": sum(values) / len(values)} if values else {}
-            group = e.instruction.split(" ")[0]  # the verb stands for the task
+            group = task_of(e.instruction)
             beside = self.versions.canary.beside(e.policy_version)
             stop = stop or watch.episode(e.policy_version, success, e.termination_reason, quality, truth, group, beside)
         if best := watch.best:

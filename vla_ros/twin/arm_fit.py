@@ -17,12 +17,11 @@ import numpy as np
 
 from vla_ros.robots.contract import RobotContract
 from vla_ros.twin import solve
-from vla_ros.twin.parameters import NOT_EXCITED, Estimate, Parameter, Part, arm_parameters, nominal_values
+from vla_ros.twin.parameters import EXCITED, NOT_EXCITED, Estimate, Parameter, Part, arm_parameters, nominal_values
 from vla_ros.twin.recording import Motion
 from vla_ros.twin.replay import Replay, windows
 from vla_ros.types import Array
 
-EXCITED = 0.25  # of a parameter's spread before; a standard error above it tells too little
 FIRST = 1e-3  # rad, what is assumed at first of the errors
 LEAST = 2e-6  # rad; errors are not taken for smaller
 ROUGHLY = 6  # iterations at most, of a first fit without gains

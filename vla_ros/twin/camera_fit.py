@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import cv2
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,9 +19,10 @@ from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.observation import resize
 from vla_ros.sim.cell import Cell
 from vla_ros.sim.physics import move_camera
+from vla_ros.sim.render import fixed_camera
 from vla_ros.sim.tasks import Scene
 from vla_ros.twin import solve
-from vla_ros.twin.parameters import NOT_EXCITED, NOT_SEEN, Estimate, Part, camera_parameters, nominal_values, turned
+from vla_ros.twin.parameters import EXCITED, NOT_EXCITED, NOT_SEEN, Estimate, Part, camera_parameters, nominal_values, turned
 from vla_ros.twin.recording import Picture
 from vla_ros.types import Array
 
@@ -30,7 +30,6 @@ LEAST = 16  # pictures; of fewer the median keeps traces of what lies on the tab
 MOST = 20  # pictures; each is rendered once a try
 SMOOTH = 1.0  # px, of pictures before they are compared
 EXPLAINED = 0.7  # share of the pictures' variance; under it the modelled cell does not look like the real one
-EXCITED = 0.25  # as in arm_fit.py
 ITERATIONS = 10
 FROM_FAR = ((3.0, 4.0), (1.5, 4.0), (0.0, 2.0))  # px of further smoothing, and times the steps of finite differences
 MOST_ITERATIONS = len(FROM_FAR) * (ITERATIONS + 1)
@@ -56,7 +55,7 @@ class View:
         self.pictures = [pictures[k] for k in chosen]
         self.recorded = np.stack([_grey(p.image) for p in self.pictures])  # [k, H, W]
         self._frame = np.empty((*FINE, 3), np.uint8)
-        m, self._index = self.cell.model, mujoco.mj_name2id(self.cell.model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
+        m, self._index = self.cell.model, fixed_camera(self.cell.model, camera).fixedcamid
         self._mount = (m.cam_pos[self._index].copy(), m.cam_quat[self._index].copy())
 
     def place(self, values: Mapping[str, float]) -> None:
@@ -73,7 +72,7 @@ class View:
             if not arms or np.abs(p.q - arms[-1][0]).max() > SAME:
                 arms.append((p.q, self._render(p.q)))
             else:
-                arms.append((arms[-1][0], arms[-1][1]))
+                arms.append(arms[-1])
         rendered = np.stack([picture for _, picture in arms])
         middle, seen = np.median(rendered, 0), np.median(self.recorded, 0)
         contrast, brightness = np.polyfit(middle.ravel(), seen.ravel(), 1)

@@ -13,6 +13,7 @@ from vla_ros.sim.physics import Physics
 from vla_ros.types import Array
 
 FITTED, NOT_EXCITED, NOT_SEEN = "fitted", "not excited", "not seen"
+EXCITED = 0.25  # of a parameter's spread before; a standard error above it tells too little
 OF_JOINT = {  # name: (unit, lower, upper bound, step of finite differences)
     "friction": ("N m", 0.0, 20.0, 0.05),
     "damping": ("N m s/rad", 0.0, 100.0, 0.2),

@@ -1,4 +1,4 @@
-"""How large the demo is. The full one ends within 15 minutes on two cores, the quick one within 4."""
+"""How large the demo is. The full one takes a quarter of an hour on two cores, the quick one 4 minutes."""
 
 from __future__ import annotations
 
