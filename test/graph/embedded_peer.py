@@ -18,7 +18,7 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
-from rclpy.qos import LivelinessPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import SetBool
@@ -45,14 +45,17 @@ class Peer(Node):
 
 
 class Heart(Node):
-    """Publishes ten times with a deadline of 0.1 s, then falls silent."""
+    """Publishes ten times, 20 ms apart, with a deadline of 0.4 s, then falls silent.
+
+    It keeps all ten: its subscriber may still be matching, or be off the processor, while they are sent.
+    """
 
     def __init__(self) -> None:
         super().__init__("heart")
         self._left = 10
         lively = QoSProfile(
-            depth=1, deadline=Duration(seconds=0.1), liveliness_lease_duration=Duration(seconds=0.3),
-            liveliness=LivelinessPolicy.AUTOMATIC,
+            depth=10, deadline=Duration(seconds=0.4), liveliness_lease_duration=Duration(seconds=0.3),
+            liveliness=LivelinessPolicy.AUTOMATIC, durability=DurabilityPolicy.TRANSIENT_LOCAL,
         )  # fmt: skip
         self._beat = self.create_publisher(String, "/beat", lively)
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -153,7 +153,10 @@ def test_deadline_and_liveliness_events(node, peers):
     missed: list[Any] = []
     alive: list[Any] = []
     beats: list[Any] = []
-    qos = QoSProfile(depth=1, deadline=Duration(seconds=0.15), liveliness=LivelinessPolicy.AUTOMATIC)
+    qos = QoSProfile(
+        depth=10, deadline=Duration(seconds=0.5), liveliness=LivelinessPolicy.AUTOMATIC,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )  # fmt: skip
     callbacks = SubscriptionEventCallbacks(deadline=missed.append, liveliness=alive.append)
     node.create_subscription(String, "/beat", beats.append, qos, event_callbacks=callbacks)
     assert spin_until(node, lambda: len(beats) == 10)
