@@ -22,10 +22,7 @@ def data_files() -> list[tuple[str, list[str]]]:
 
 OPENPI = ["msgpack>=1.0", "websockets>=15"]  # policies behind a server of openpi's protocol
 RAY = ["ray>=2.40"]  # simulation workers on a cluster
-DEV = [
-    *OPENPI, "pytest>=8", "pytest-rerunfailures>=15", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "ruckig>=0.14",
-    "types-PyYAML>=6.0",
-]  # fmt: skip
+DEV = [*OPENPI, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "ruckig>=0.14", "types-PyYAML>=6.0"]
 
 setup(
     name="vla_ros",

@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 
-import pytest
-
 
 def free_domain() -> int:
     """A ROS domain in 1..100 (below the ephemeral ports) whose first participant's port nobody has on loopback."""
@@ -35,13 +33,3 @@ os.environ.pop("CYCLONEDDS_URI", None)
 from vla_ros import embedded  # noqa: E402  (the environment must be set first)
 
 embedded.activate()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Graph tests run several processes in real time, which a machine that others share may stop for a second.
-
-    One that fails is run once more, and the summary lists it (RERUN) either way; one that fails twice has failed.
-    """
-    for item in items:
-        if "graph" in item.path.parts:
-            item.add_marker(pytest.mark.flaky(reruns=1))
