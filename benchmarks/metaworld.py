@@ -42,6 +42,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import sft, stage1
 from vla_ros.learning.data import Demonstrations, together
+from vla_ros.learning.expert import demonstrate
 from vla_ros.learning.supervised import SupervisedConfig, Trainer
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.model import VlaConfig, VlaModel, steps_to_go_moments
@@ -186,36 +187,6 @@ def greedy(model: Model, prompt: Prompt, said: dict[str, str] | None = None) -> 
     return decide
 
 
-def collect(env: WorkerEnv, seeds: Sequence[int], noise: float, advance: Callable[[], None]) -> tuple[Demonstrations, int]:
-    """The expert's successful episodes, labelled with what it would do, and how many it failed."""
-    images, states, actions, togo, episode, failed = [], [], [], [], [], 0
-    for k, seed in enumerate(seeds):
-        random = np.random.default_rng(seed)
-        observation, info = env.reset(seed=seed)
-        rows, ended = [(observation, info["expert"])], False
-        while not ended:
-            executed = info["expert"] + noise * random.standard_normal(len(info["expert"]))
-            observation, _, terminated, truncated, info = env.step(executed.clip(-1, 1))
-            rows.append((observation, info["expert"]))
-            ended = terminated or truncated
-        advance()
-        if not info["success"]:
-            failed += 1
-            continue
-        images += [o["image"] for o, _ in rows]
-        states += [o["state"] for o, _ in rows]
-        actions += [a for _, a in rows]
-        togo += range(len(rows) - 1, -1, -1)
-        episode += [k] * len(rows)
-    if not images:
-        raise VlaRosError(f"{env.task}: the expert failed all {len(seeds)} scenes; there is nothing to clone")
-    data = Demonstrations(
-        np.stack(images), np.stack(states), np.stack(actions)[:, None], np.array(togo, np.int32),
-        np.zeros(len(togo), np.int32), (env.instruction,), np.array(episode, np.int32),
-    )  # fmt: skip
-    return data, failed
-
-
 # ------------------------------------------------------------------------------------------------- one seed
 
 
@@ -357,7 +328,7 @@ def demonstrations(
     task = bar.add_task(path.stem, total=len(envs) * len(seeds))
 
     def made() -> dict[str, Any]:
-        found = {name: collect(env, seeds, noise, lambda: bar.advance(task)) for name, env in envs.items()}
+        found = {name: demonstrate(env, seeds, noise, lambda: bar.advance(task)) for name, env in envs.items()}
         data = together([d for d, _ in found.values()])
         stage1.save_demonstrations(path, data)
         return {"frames": len(data.images), "failed": {name: failed for name, (_, failed) in found.items()}}
@@ -384,7 +355,8 @@ def code(benchmark: Benchmark, learning: bool) -> str:
     """Of what the demonstrations depend on, and with `learning` the figures."""
     package = Path(stage1.__file__).parent.parent
     parts = [package / "sim" / f"{name}.py" for name in ("worker", "worker_server", "benchmark")]
-    parts += [benchmark.path, *(Path(file) for name, file in benchmark.environment.items() if name == "file")]
+    parts += [package / "learning" / "expert.py", benchmark.path]
+    parts += [*(Path(file) for name, file in benchmark.environment.items() if name == "file")]
     if learning:
         parts += [package / "policy" / f"{name}.py" for name in ("model", "heads", "prompt")]
         parts += [package / "learning" / f"{name}.py" for name in ("supervised", "data", "sft")]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import checkpoints
 import numpy as np
@@ -15,7 +14,6 @@ from vla_ros.learning.data import Demonstrations, together
 from vla_ros.learning.practice import PracticeConfig
 from vla_ros.policy.model import VlaModel
 from vla_ros.progress.calibration import Calibration
-from vla_ros.sim.env import TabletopEnv
 
 TEXTS = {"reach": "touch the red cube", "push": "push the red cube to the left"}  # the goal is right, left
 MIDDLE, MOST, SIDE = 2, 8, 16  # place at the start, steps, px
@@ -24,30 +22,30 @@ MIDDLE, MOST, SIDE = 2, 8, 16  # place at the start, steps, px
 class Corridor:
     """A step of -1..1 moves that far (rounded); the end is reached on the goal's side of the corridor."""
 
-    time_limit = float(MOST)
-    contract = SimpleNamespace(action=SimpleNamespace(max_step=0.04), observation=SimpleNamespace(rate=1.0))
+    cycle, unit, looks, ended = float(MOST), 0.04, 2, False
 
     def __init__(self) -> None:
-        self.cell, self.place, self.task = self, MIDDLE, "reach"
+        self.place, self.task = MIDDLE, "reach"
 
     @property
     def instruction(self) -> str:
         return TEXTS[self.task]
 
-    def truth(self) -> tuple[bool, float]:
-        goal = 4 if self.task == "reach" else 0
-        return self.place == goal, abs(self.place - goal)
+    def success(self) -> bool:
+        return self.place == (4 if self.task == "reach" else 0)
 
     def reset(self, seed: int, split: str, task: str | None) -> int:
         self.place, self.task = MIDDLE + seed % 3 - 1, task or "reach"
         return self.place
 
-    def step(self, action: Any) -> tuple[int, bool, dict[str, Any]]:
+    def send(self, action: Any) -> None:
         """Tokens 0, 1, 2 are a step left, none, right; so are metres."""
         value = np.asarray(action)
-        move = int(value[0]) - 1 if value.dtype.kind in "iu" else round(float(np.clip(value[0] / 0.04, -1, 1)))
+        move = int(value[0]) - 1 if value.dtype.kind in "iu" else round(float(np.clip(value[0] / self.unit, -1, 1)))
         self.place = min(max(self.place + move, 0), 4)
-        return self.place, self.truth()[0], {}
+
+    def receive(self) -> int:
+        return self.place
 
     def image(self, observation: int) -> NDArray[np.uint8]:
         picture = np.full((SIDE, SIDE, 3), 40, np.uint8)
@@ -70,7 +68,7 @@ def cells(
     acting: VlaModel, per_update: int = 24, tasks: tuple[str, ...] = ("reach", "push"), seed: int = 0,
     judge: tuple[VlaModel, Calibration] | None = None,
 ) -> Cells:  # fmt: skip
-    envs = cast(list[TabletopEnv], [Corridor() for _ in range(12)])
+    envs = [Corridor() for _ in range(12)]
     return Cells(acting, checkpoints.prompt(), envs, PracticeConfig(per_update=per_update, tasks=tasks, seed=seed), judge)
 
 
@@ -86,8 +84,9 @@ def demonstrations(task: str, episodes: int, seed: int = 0) -> Demonstrations:
         env = Corridor()
         places = [env.reset(seed + k, "train", task)]
         way = 1 if task == "reach" else -1
-        while not env.truth()[0]:
-            places.append(env.step(np.array([1 + way]))[0])
+        while not env.success():
+            env.send(np.array([1 + way]))
+            places.append(env.receive())
         places.append(places[-1])
         count, none = len(places), np.zeros(len(places), np.int32)
         actions = np.full((count, 1, 1), way, np.float32)

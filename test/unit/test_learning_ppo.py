@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import checkpoints
 import corridor
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.acting import action_out, features
-from vla_ros.learning.cells import flat, until_true
+from vla_ros.learning.cells import flat
 from vla_ros.learning.ppo import Ppo, PpoConfig, PpoPractice, advantages, prepare
 from vla_ros.learning.self_improvement import stack
 from vla_ros.policy import adapter
@@ -104,18 +103,27 @@ def test_features_of_another_vlm_are_refused() -> None:
         Ppo(model, checkpoints.prompt(), QUICK).update(batch)
 
 
-@pytest.mark.parametrize(("truth", "end"), [("0110", 2), ("0101", None), ("01101", 2), ("110", 1), ("0", None)])
+class Said(corridor.Corridor):
+    """A corridor whose truth is read out."""
+
+    def __init__(self, truth: str) -> None:
+        super().__init__()
+        self.said, self.cycle, self.looked = truth, float(len(truth) - 1), 0
+
+    def success(self) -> bool:
+        self.looked += 1
+        return self.said[self.looked - 1] == "1"
+
+
+@pytest.mark.parametrize(("truth", "end"), [("0110", 2), ("0101", None), ("01101", 2), ("110", 1), ("00", None)])
 def test_an_episode_ends_at_the_second_look_that_sees_success(truth: str, end: int | None) -> None:
-    [found] = corridor.cells(corridor.model(), 1, ("reach",)).batch().values()
-    episode = found[0].episode
-    steps = len(truth) - 1
-    long = {n: np.repeat(getattr(episode.practice, n)[:1], steps + (n in ("images", "states", "steps_to_go")), 0)
-            for n in ("images", "states", "tokens", "log_probability", "steps_to_go", "usable")}  # fmt: skip
-    said = np.array([c == "1" for c in truth])
-    cut = until_true(replace(episode, practice=replace(episode.practice, **long), truth=said))
-    assert cut.detected == cut.true_success == (end is not None)
-    assert len(cut.practice.tokens) == (steps if end is None else end)
-    assert len(cut.practice.images) == len(cut.practice.steps_to_go) == len(cut.practice.tokens) + 1
+    practising = corridor.cells(corridor.model(), 1, ("reach",))
+    practising.envs = [Said(truth)]
+    [[found]] = practising.batch().values()
+    assert found.episode.detected == found.episode.true_success == (end is not None)
+    steps = len(truth) - 1 if end is None else end
+    assert len(found.actions) == steps
+    assert len(found.episode.practice.images) == len(found.features.points) == steps + 1
 
 
 def test_a_judge_ends_episodes_and_rewards() -> None:

@@ -20,6 +20,7 @@ from test_learning_sft import data
 from test_policy_vlm import PUSH, ROBOT, config, tokenizer
 
 from vla_ros.cli.__main__ import main
+from vla_ros.cli.train.place import Place
 from vla_ros.cli.train.sft import read
 from vla_ros.episodes.data import load_episode
 from vla_ros.episodes.labels import label
@@ -218,10 +219,10 @@ def test_recorded_episodes_become_demonstrations(tmp_path: Path, capsys: pytest.
     for k, text in enumerate(texts):
         record(tmp_path / f"e{k}.mcap", policy, 1, text, steps=4 + k, seed=k)
     with pytest.raises(VlaRosError, match="found no episode that ended in success"):
-        read([tmp_path], CONTRACT, skip_bad=False)
+        read([tmp_path], Place.robot(CONTRACT), skip_bad=False)
     for k in (0, 2):
         label(tmp_path, f"e{k}", "success")
-    d = read([tmp_path], CONTRACT, skip_bad=False)
+    d = read([tmp_path], Place.robot(CONTRACT), skip_bad=False)
     assert len(d.images) == 5 + 7
     assert d.instructions == (texts[0], texts[2])
     assert d.steps_to_go.tolist() == [4, 3, 2, 1, 0, 6, 5, 4, 3, 2, 1, 0]
@@ -231,15 +232,15 @@ def test_recorded_episodes_become_demonstrations(tmp_path: Path, capsys: pytest.
 
     (tmp_path / "e1.mcap").write_bytes((tmp_path / "e0.mcap").read_bytes()[:3000])
     with pytest.raises(VlaRosError, match=r"e1\.mcap: found torn or corrupt .*; --skip-bad leaves such episodes out"):
-        read([tmp_path], CONTRACT, skip_bad=False)
-    assert len(read([tmp_path], CONTRACT, skip_bad=True).images) == len(d.images)
+        read([tmp_path], Place.robot(CONTRACT), skip_bad=False)
+    assert len(read([tmp_path], Place.robot(CONTRACT), skip_bad=True).images) == len(d.images)
     assert "skipped 1 episodes" in capsys.readouterr().err
     stage1.save_demonstrations(tmp_path / "nan.npz", replace(data(), states=np.full((48, 2), np.nan, np.float32)))
     with pytest.raises(VlaRosError, match=r"nan\.npz: states: episode 0, frame 0: found \[nan, nan\]"):
-        read([tmp_path / "nan.npz"], CONTRACT, skip_bad=False)
+        read([tmp_path / "nan.npz"], Place.robot(CONTRACT), skip_bad=False)
     stage1.save_demonstrations(tmp_path / "small.npz", replace(data(), images=np.zeros((48, 32, 32, 3), np.uint8)))
     with pytest.raises(VlaRosError, match=r"small\.npz: images: found \(32, 32, 3\) a frame, expected \(64, 64, 3\)"):
-        read([tmp_path / "small.npz"], CONTRACT, skip_bad=False)
+        read([tmp_path / "small.npz"], Place.robot(CONTRACT), skip_bad=False)
 
 
 def test_a_judge_alone_comes_with_its_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

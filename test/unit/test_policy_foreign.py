@@ -20,6 +20,7 @@ import torch
 from openpi_server import openpi_pack, openpi_unpack, serving, written
 
 from vla_ros.cli.train import sft
+from vla_ros.cli.train.place import Place
 from vla_ros.errors import VlaRosError
 from vla_ros.policy import foreign
 from vla_ros.policy.foreign import wire
@@ -362,7 +363,7 @@ def test_a_judge_learns_from_a_foreign_policys_episodes(tmp_path: Path) -> None:
 
     for k in range(3):
         recordings.record(tmp_path / "episodes" / f"e{k}.mcap", contract, steps=4 + k, spoil=foreign_)
-    data = sft.read([tmp_path / "episodes"], contract, skip_bad=False)
+    data = sft.read([tmp_path / "episodes"], Place.robot(contract), skip_bad=False)
     assert data.steps_to_go.tolist() == [*range(4, -1, -1), *range(5, -1, -1), *range(6, -1, -1)]
     assert data.images.shape == (18, 2, 32, 48, 3)
     assert np.isfinite(data.actions).all()

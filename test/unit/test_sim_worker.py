@@ -70,7 +70,7 @@ TINY: dict[str, Any] = {
         "from": "robot.position",
         "entries": {"x": {"index": 1, "low": -1.0, "high": 3.0}, "y": {"index": 2, "low": 0.0, "high": 1.0}},
     },
-    "action": {"repeat": 3},
+    "action": {"size": 2, "bins": 5, "repeat": 3},
     "success": "won",
     "horizon": 5,
     "tasks": {

@@ -14,6 +14,7 @@ import recordings
 from recordings import START, Fields, command, picture, position, record, small_aloha
 
 from vla_ros.cli.__main__ import main
+from vla_ros.cli.train.place import Place
 from vla_ros.cli.train.sft import read
 from vla_ros.episodes import label
 from vla_ros.episodes.check import DEMONSTRATION
@@ -46,7 +47,7 @@ def test_from_a_lerobot_set_to_a_policy_that_acts(tmp_path: Path, capsys: pytest
     assert main(["episodes", "export", str(tmp_path / "all"), "--out", str(tmp_path / "set"), "--images", *robot]) == 0
     assert main(["episodes", "import", str(tmp_path / "set"), "--out", str(tmp_path / "demos"), *robot]) == 0
 
-    data = read([tmp_path / "demos"], contract, skip_bad=False)
+    data = read([tmp_path / "demos"], Place.robot(contract), skip_bad=False)
     assert data.images.shape == (14, 2, 32, 48, 3)
     assert data.steps_to_go.tolist() == [5, 4, 3, 2, 1, 0, 7, 6, 5, 4, 3, 2, 1, 0], "the failure is left out"
     for frame in range(6):
@@ -71,7 +72,7 @@ def test_a_demonstration_counts_unless_it_says_that_it_failed(tmp_path: Path) ->
     for name, outcome in (("e0", ""), ("e1", "success"), ("e2", "failure"), ("e3", "")):
         demonstration(tmp_path / "demos" / f"{name}.mcap", contract, 3, outcome=outcome)
     label(tmp_path / "demos", "e3", "failure")
-    assert len(read([tmp_path / "demos"], contract, skip_bad=False).images) == 2 * 4
+    assert len(read([tmp_path / "demos"], Place.robot(contract), skip_bad=False).images) == 2 * 4
 
 
 def changed(topic: str, **values: Any) -> Spoil:
@@ -128,8 +129,8 @@ def test_a_bad_demonstration_is_refused_or_listed_and_counted(
     for k in range(3):
         demonstration(tmp_path / f"demos/e{k}.mcap", contract, spoil=spoil if k == 1 else None)
     with pytest.raises(VlaRosError, match=rf"e1\.mcap: .*{message}.*; --skip-bad leaves such episodes out"):
-        read([tmp_path / "demos"], contract, skip_bad=False)
-    assert len(read([tmp_path / "demos"], contract, skip_bad=True).images) == 2 * 6
+        read([tmp_path / "demos"], Place.robot(contract), skip_bad=False)
+    assert len(read([tmp_path / "demos"], Place.robot(contract), skip_bad=True).images) == 2 * 6
     told = capsys.readouterr().err
     assert "skipped: " in told
     assert "e1.mcap" in told.replace("\n", "")
@@ -141,10 +142,10 @@ def test_another_rate_is_refused(tmp_path: Path) -> None:
     demonstration(tmp_path / "demos/e0.mcap", contract)
     faster = replace(contract, observation=replace(contract.observation, rate=100.0), action=replace(contract.action, rate=100.0))
     with pytest.raises(VlaRosError, match=r"e0\.mcap: /observation: found 50 Hz \(median\), expected 100 Hz, as .*small_aloha"):
-        read([tmp_path / "demos"], faster, skip_bad=False)
+        read([tmp_path / "demos"], Place.robot(faster), skip_bad=False)
     apart = replace(contract, action=replace(contract.action, rate=25.0))
     with pytest.raises(VlaRosError, match=r"small_aloha\.yaml: action\.rate: found 25 Hz, expected observation\.rate \(50 Hz\)"):
-        read([tmp_path / "demos"], apart, skip_bad=False)
+        read([tmp_path / "demos"], Place.robot(apart), skip_bad=False)
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,29 +59,29 @@ def width(answer: nn.Module) -> int:
     return int(cast(nn.Linear, cast(nn.Sequential, answer)[0]).in_features)
 
 
-class Metres:
-    """A continuous head in a cell: what rollout.py keeps as tokens, and hands to the cell, are displacements [m] of the tip."""
+class Continuous:
+    """A continuous head in a cell: what rollout.py keeps as tokens, and hands to the cell, are actions in the cell's unit."""
 
-    def __init__(self, model: Model, max_step: float) -> None:
-        self._head, self._units, self._max_step = model.head, model.units, max_step
+    def __init__(self, model: Model, unit: float) -> None:
+        self._head, self._units, self._unit = model.head, model.units, unit
 
     def draw(self, out: Array, greedy: bool, temperature: float, random: np.random.Generator) -> Drawn:
         drawn = self._head.draw(out, greedy, temperature, random)
-        metres = self._units.to_contract(drawn.actions) * np.float32(self._max_step)
-        return drawn._replace(tokens=cast(NDArray[np.int16], metres))
+        actions = self._units.to_contract(drawn.actions) * np.float32(self._unit)
+        return drawn._replace(tokens=cast(NDArray[np.int16], actions))
 
 
 class Actor:
     """A model as rollout.run takes it.
 
     Args:
-        max_step: m, the contract's.
+        unit: rollout.Environment's.
     """
 
-    def __init__(self, model: Model, max_step: float) -> None:
-        self.model, self._max_step = model, max_step
+    def __init__(self, model: Model, unit: float) -> None:
+        self.model, self._unit = model, unit
         self.encode, self.steps_to_go_head = model.encode, model.steps_to_go_head
-        self.head = model.head if model.config.head == "bins" else Metres(model, max_step)
+        self.head = model.head if model.config.head == "bins" else Continuous(model, unit)
         self._seen: list[Features] = []
 
     def read(self, trunk: Trunk) -> tuple[Features, Tensor]:
@@ -96,7 +96,7 @@ class Actor:
         """In the contract's units, of what rollout.py kept as tokens [..., D]."""
         if self.model.config.head == "bins":
             return self.model.units.to_contract((drawn * (2.0 / (self.model.config.bins - 1)) - 1.0).astype(np.float32))
-        return np.asarray(drawn / self._max_step, np.float32)
+        return np.asarray(drawn / self._unit, np.float32)
 
     def remembered(self, lengths: Sequence[int], at_once: int) -> list[Features]:
         """What was seen since the last call, episode by episode.

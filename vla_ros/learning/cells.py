@@ -5,7 +5,8 @@ Success is the judge's word where a judge is given, which is all that a real cel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -16,13 +17,10 @@ from vla_ros.learning import rollout
 from vla_ros.learning.acting import Actor, Features
 from vla_ros.learning.data import Demonstrations
 from vla_ros.learning.practice import PracticeConfig, Scenes
-from vla_ros.learning.rollout import SimulatedEpisode
+from vla_ros.learning.rollout import Environment, SimulatedEpisode
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.progress.calibration import Calibration
-from vla_ros.sim.env import TabletopEnv
-
-LOOKS = 2  # observations running at which the truth must say success: passing by is none
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Cells(Scenes):
     """
 
     def __init__(
-        self, model: Model, prompt: Prompt, envs: list[TabletopEnv], config: PracticeConfig,
+        self, model: Model, prompt: Prompt, envs: Sequence[Environment], config: PracticeConfig,
         judge: tuple[Model, Calibration] | None = None,
     ) -> None:  # fmt: skip
         if model.config.chunk != 1:
@@ -65,7 +63,7 @@ class Cells(Scenes):
             judge[1].check_range(judge[0].config.steps_to_go_bins)
         super().__init__(config)
         self.model, self.prompt, self.envs, self.judge = model.eval(), prompt, envs, judge
-        self.actor = Actor(model, envs[0].contract.action.max_step)
+        self.actor = Actor(model, envs[0].unit)
 
     def batch(self, only: str | None = None) -> dict[str, list[Practised]]:
         """`per_update` whole episodes, of one task or in the curriculum's mixture."""
@@ -73,7 +71,8 @@ class Cells(Scenes):
         judge, calibration = self.judge or (actor, None)
         found: dict[str, list[Practised]] = {}
         for task, seeds in self.draw(only).items():
-            episodes = rollout.run(self.envs, seeds, actor, judge, calibration, self.prompt, self.config.split, task)
+            judged = judge, calibration, self.prompt, self.config.split
+            episodes = rollout.run(self.envs, seeds, actor, *judged, task, until_true=not calibration)
             lengths = [len(e.practice.images) for e in episodes]
             remembered = self.actor.remembered(lengths, len(self.envs))
             found[task] = [self._practised(e, seen) for e, seen in zip(episodes, remembered, strict=True)]
@@ -82,23 +81,7 @@ class Cells(Scenes):
         return found
 
     def _practised(self, episode: SimulatedEpisode, seen: Features) -> Practised:
-        ended = episode if self.judge else until_true(episode)
-        steps = len(ended.practice.tokens)
-        return Practised(ended, self.actor.actions(ended.practice.tokens), seen[: steps + 1])
-
-
-def until_true(e: SimulatedEpisode) -> SimulatedEpisode:
-    """Ends it where the truth has said success in LOOKS observations running; it counts as detected then."""
-    running = np.lib.stride_tricks.sliding_window_view(e.truth, min(LOOKS, len(e.truth))).all(1)
-    if len(e.truth) < LOOKS or not running.any():
-        return replace(e, detected=False, true_success=False)
-    last = int(running.argmax()) + LOOKS - 1
-    p = e.practice
-    practice = replace(
-        p, images=p.images[: last + 1], states=p.states[: last + 1], tokens=p.tokens[:last],
-        log_probability=p.log_probability[:last], steps_to_go=p.steps_to_go[: last + 1], usable=p.usable[:last],
-    )  # fmt: skip
-    return SimulatedEpisode(practice, True, True, e.truth[: last + 1], e.distribution[: last + 1])
+        return Practised(episode, self.actor.actions(episode.practice.tokens), seen)
 
 
 def flat(found: dict[str, list[Practised]]) -> list[Practised]:

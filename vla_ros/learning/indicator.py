@@ -90,10 +90,10 @@ class Guided(Actor):
         VlaRosError: a continuous head.
     """
 
-    def __init__(self, model: Model, prompt: WordPrompt, max_step: float, beta: float) -> None:
+    def __init__(self, model: Model, prompt: WordPrompt, unit: float, beta: float) -> None:
         if model.config.head != "bins":
             raise VlaRosError(f"guidance is {beta:g} and head '{model.config.head}', expected head bins: it is about tokens")
-        super().__init__(model, max_step)
+        super().__init__(model, unit)
         self._beta, self._without = beta, _Without(prompt)
         self.encode = self._both  # type: ignore[assignment]
 

@@ -39,7 +39,8 @@ class Kept:
         """All that lies there of the first `practised` episodes."""
         self.of = {}
         for path in sorted(self._folder.glob("*.npz")):
-            count, task, outcome = path.stem.split("-")
+            count, _, rest = path.stem.partition("-")
+            task, _, outcome = rest.rpartition("-")
             if int(count) <= practised:
                 self.of.setdefault((task, outcome == OUTCOMES[True]), []).append(load_demonstrations(path))
 

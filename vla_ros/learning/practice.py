@@ -16,12 +16,11 @@ import numpy as np
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import rollout
 from vla_ros.learning.critic import method
-from vla_ros.learning.rollout import SimulatedEpisode
+from vla_ros.learning.rollout import Environment, SimulatedEpisode
 from vla_ros.learning.self_improvement import ImproveConfig, stack
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.progress.calibration import Calibration
-from vla_ros.sim.env import TabletopEnv
 
 Episodes = dict[str, list[SimulatedEpisode]]  # of each task
 Collect = Callable[[Model, dict[str, list[int]]], Episodes]
@@ -101,7 +100,7 @@ class SimulatedPractice(Scenes):
     """
 
     def __init__(
-        self, policy: Model, judge: Model, calibration: Calibration, prompt: Prompt, envs: list[TabletopEnv],
+        self, policy: Model, judge: Model, calibration: Calibration, prompt: Prompt, envs: Sequence[Environment],
         config: PracticeConfig, improve: ImproveConfig, collect: Collect | None = None, taught: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__(config)

@@ -103,7 +103,7 @@ class Recap:
         if cells.judge:
             cells.judge = cast(Model, Unaware(cells.judge[0], self._plain)), cells.judge[1]
         if config.guidance != 1.0:
-            cells.actor = Guided(self.model, self._plain, cells.envs[0].contract.action.max_step, config.guidance)
+            cells.actor = Guided(self.model, self._plain, cells.envs[0].unit, config.guidance)
         self._sources = [self._source(task, False, True, data) for task, data in expert.items()]
         self._kept = Kept(folder, failures=True)
 

@@ -42,8 +42,13 @@ def check_model(contract: RobotContract, config: Any, folder: Path, acts: bool =
     Raises:
         VlaRosError: a size differs.
     """
-    for key, expected in model_shapes(contract).items():
+    check_shapes(model_shapes(contract), config, folder, contract.path, acts)
+
+
+def check_shapes(shapes: dict[str, Any], config: Any, folder: Path, source: Path, acts: bool = True) -> None:
+    """The same with model_shapes of whatever `source` describes."""
+    for key, expected in shapes.items():
         found = getattr(config, key)
         found = list(found) if isinstance(expected, list) else found
         if found != expected and (acts or key in SEEN):
-            raise VlaRosError(f"{folder}/config.json: {key}: found {found}, expected {expected} ({contract.path})")
+            raise VlaRosError(f"{folder}/config.json: {key}: found {found}, expected {expected} ({source})")

@@ -41,6 +41,8 @@ class Benchmark:
     cameras: int
     state_from: str
     state: tuple[Measured, ...]
+    actions: int  # numbers of an action
+    bins: int  # of each, where a head draws tokens
     repeat: int  # simulator steps per decision
     success: str
     horizon: int  # decisions
@@ -51,6 +53,13 @@ class Benchmark:
         """Of an observation: [H, W, 3], or [cameras, H, W, 3] of several."""
         return (*(() if self.cameras == 1 else (self.cameras,)), *self.image_size, 3)
 
+    def model_shapes(self) -> dict[str, Any]:
+        """What a model's config takes from it, as robots.shapes.model_shapes does from a contract."""
+        return {
+            "image_size": list(self.image_size), "cameras": self.cameras, "state_dim": len(self.state),
+            "action_dim": self.actions, "chunk": 1,
+        }  # fmt: skip
+
     @classmethod
     def load(cls, name: str | Path) -> Benchmark:
         """By name (config/benchmarks/<name>.yaml) or path.
@@ -59,10 +68,14 @@ class Benchmark:
             VlaRosError: missing, or anything in it is wrong.
         """
         path = Path(name) if str(name).endswith(".yaml") else resolve(f"config/benchmarks/{name}.yaml")
+        if not path.is_file():
+            there = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+            raise VlaRosError(f"benchmark {name}: {path} does not exist; found there: {there}")
         keys = ("python", "packages", "environment", "image", "state", "action", "success", "horizon", "tasks")
         y = load_yaml(path).check_keys(*keys)
         environment = y.section("environment").check_keys("file", "id", "import", "arguments")
         image = y.section("image").check_keys("from", "size", "cameras")
+        action = y.section("action").check_keys("size", "bins", "repeat")
         state = y.section("state").check_keys("from", "entries")
         entries, tasks = state.section("entries"), y.section("tasks")
         height, width = image.numbers("size", 2)
@@ -72,7 +85,8 @@ class Benchmark:
             environment=_environment(environment), image_from=image.text("from"), image_size=(int(height), int(width)),
             cameras=image.integer("cameras", 1), state_from=state.text("from"),
             state=tuple(_measured(key, entries.section(key)) for key in entries.keys()),  # noqa: SIM118 (no dict)
-            repeat=y.section("action").check_keys("repeat").integer("repeat", 1), success=y.text("success"),
+            actions=action.integer("size", 1), bins=action.integer("bins", 2), repeat=action.integer("repeat", 1),
+            success=y.text("success"),
             horizon=y.integer("horizon", 1),
             tasks={key: _task(tasks.section(key), shared) for key in tasks.keys()},  # noqa: SIM118 (no dict)
         )  # fmt: skip

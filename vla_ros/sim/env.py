@@ -38,6 +38,9 @@ class TabletopEnv:
         physics: of drives, load and cameras, e.g. a digital twin's; None: as modelled.
     """
 
+    looks = 2  # observations running at which the truth must say success: passing by is none
+    ended = False
+
     def __init__(
         self,
         contract: RobotContract,
@@ -60,6 +63,8 @@ class TabletopEnv:
         self._home = self.cell.kinematics.home()
         self._command = self._home.copy()
         self._tick = 1 / contract.control.rate
+        self.unit = contract.action.max_step  # m
+        self._sent: ArrayLike = ()
 
     @property
     def instruction(self) -> str:
@@ -69,6 +74,11 @@ class TabletopEnv:
     def time_limit(self) -> float:
         """s, cycle time of the present task."""
         return self.tasks.tasks[self._scene().task].time_limit
+
+    @property
+    def cycle(self) -> float:
+        """The same in policy steps."""
+        return self.time_limit * self.contract.observation.rate
 
     def reset(
         self, seed: int | None = None, split: str = "train", task: str | None = None, scene: Scene | None = None
@@ -95,6 +105,19 @@ class TabletopEnv:
         info = self.advance(action)
         success, info["distance"] = self.cell.truth()
         return self.observe(), success, info
+
+    def send(self, action: ArrayLike) -> None:
+        """The first half of step()."""
+        self._sent = action
+
+    def receive(self) -> Observation:
+        """The second half."""
+        self.advance(self._sent)
+        return self.observe()
+
+    def success(self) -> bool:
+        """By the simulator's truth."""
+        return self.cell.truth()[0]
 
     def advance(self, action: ArrayLike) -> dict[str, Any]:
         """The physics of one policy step, without rendering.

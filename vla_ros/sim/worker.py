@@ -41,10 +41,11 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's interface)
 
-    def __init__(self, benchmark: Benchmark, task: str, timeout: float = 120.0) -> None:
+    def __init__(self, benchmark: Benchmark, task: str, timeout: float = 120.0, ends_at_success: bool = True) -> None:
         """
         Args:
             timeout: s that the worker may take for one answer; making an environment takes it seconds.
+            ends_at_success: False: it goes on until the environment ends it, or the horizon.
 
         Raises:
             VlaRosError: no such task, its interpreter has not been made, or the environment is not what the YAML says.
@@ -57,7 +58,7 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             )
         self.benchmark, self.task, self.render_mode = benchmark, task, "rgb_array"
         self.instruction = benchmark.tasks[task].instruction
-        self._name, self._timeout = f"{benchmark.name} {task}", timeout
+        self._name, self._timeout, self._ends_at_success = f"{benchmark.name} {task}", timeout, ends_at_success
         self._low = np.array([m.low for m in benchmark.state])
         self._high = np.array([m.high for m in benchmark.state])
         self._steps, self._running, self._waiting = 0, False, False
@@ -94,7 +95,7 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
                 "instruction": spaces.Text(max(len(t.instruction) for t in benchmark.tasks.values()), charset=charset),
             }
         )
-        self.action_space = spaces.Box(-1.0, 1.0, (self.about["actions"],), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (benchmark.actions,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The scene of `seed`; without one, the next of those that the last seed began."""
@@ -126,7 +127,7 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """The second half of step()."""
         answer = self._receive()
         self._steps += 1
-        terminated = answer["terminated"] or answer["success"]
+        terminated = answer["terminated"] or (answer["success"] and self._ends_at_success)
         truncated = answer["truncated"] or self._steps >= self.benchmark.horizon
         self._running = not (terminated or truncated)
         info = {"success": answer["success"], "expert": self._expert(answer)}
@@ -172,6 +173,8 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             raise VlaRosError(
                 f"{b.path}: image: the environment's picture is {about['image']}, expected {list(shape)} of size and cameras"
             )
+        if about["actions"] != b.actions:
+            raise VlaRosError(f"{b.path}: action.size: found {b.actions}, expected {about['actions']} as the environment takes")
         self._shared = np.frombuffer(mmap.mmap(memory, math.prod(shape), prot=mmap.PROT_READ), np.uint8).reshape(shape)
         return about
 

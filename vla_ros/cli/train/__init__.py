@@ -11,6 +11,8 @@ examples:
   vla-ros train ppo --sim --policy runs/sft --tasks reach --out runs/ppo
   vla-ros train ire-vla --sim --policy runs/sft --expert-data demos.npz --out runs/ire-vla
   vla-ros train recap --sim --policy runs/sft --expert-data demos.npz --per-update 192 --out runs/recap
+  vla-ros train sft --env metaworld --tasks door-open-v3 --demonstrations 60 --policy small --out runs/door
+  vla-ros train ppo --env metaworld --tasks door-open-v3 --policy runs/door --out runs/door-ppo
   accelerate launch --num_processes 4 -m vla_ros.cli train sft ...        several GPUs or machines: the same command
 
 `--data`: folders of recorded episodes (*.mcap; those that ended in success) and files of demonstrations (*.npz), together.
@@ -44,6 +46,11 @@ successes found, which lie in `successes`.
 recap: what was practised, failures too, is learned from with the words "advantage positive" or "negative" behind the instruction,
 always from the stage-1 checkpoint on. The checkpoint in `policy` reads every instruction with "advantage positive" by itself.
 
+--env: somebody else's simulator in the place of ours, in an interpreter of its own (`make bench-metaworld`, ...). Any environment
+that is registered with Gymnasium, shows pictures and takes a Box of actions is described by a file as in config/benchmarks:
+where picture and state are, instruction of each task, size of an action, key of success, horizon. `--demonstrations N` where it
+has a scripted expert. All methods, options and outputs are the same.
+
 exit status: 0 done; 2 bad input.
 """
 
@@ -58,8 +65,12 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve|ppo|ire-vla|recap")
     sft = verbs.add_parser("sft", help="stage 1: behaviour cloning and steps-to-go")
-    sft.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
-    sft.add_argument("--data", nargs="+", type=Path, required=True, metavar="PATH", help="folders of *.mcap, files *.npz")
+    _where(sft)
+    sft.add_argument("--data", nargs="+", type=Path, metavar="PATH", help="folders of *.mcap, files *.npz")
+    told = "with --env and instead of --data: the environment's scripted expert shows each task so often"
+    sft.add_argument("--demonstrations", type=int, default=0, metavar="N", help=told)
+    sft.add_argument("--tasks", nargs="+", help="what the expert shows (all)")
+    sft.add_argument("--noise", type=float, default=0.15, help="on what the expert executes, of -1..1 (0.15)")
     sft.add_argument("--policy", required=True, help="small | a checkpoint's folder | a hub name")
     sft.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     sft.add_argument("--judge", action="store_true", help="steps-to-go alone: a judge, for any policy's episodes")
@@ -83,8 +94,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = "method and stopping rules; config/training/critic.yaml learns from all of practice, for harder tasks"
     improve = _practice(verbs, "improve", "stage 2: self-improvement in simulated cells", "self_improvement", told)
     improve.add_argument("--judge", type=Path, required=True, help="frozen stage-1 checkpoint with its calibration")
-    group = "episodes of a group, which share a forward pass (half of --per-update)"
-    improve.add_argument("--side-by-side", type=int, metavar="N", help=group)
     improve.add_argument("--workers", type=int, default=0, metavar="N", help="processes for the episodes; 0: this one (0)")
     told = "put the workers on a Ray cluster: auto, HOST:PORT or ray://HOST:10001 (auto: this machine's, or RAY_ADDRESS)"
     improve.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS", help=told)
@@ -104,21 +113,29 @@ def _practice(
 ) -> argparse.ArgumentParser:
     """What every command that practises takes."""
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=told)
-    verb.add_argument("--sim", action="store_true", help="practise in simulated cells (required)")
-    verb.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
+    verb.add_argument("--sim", action="store_true", help="practise in simulated cells (required without --env)")
+    _where(verb)
     twin = "file of `vla-ros twin fit`: cells are drawn from its uncertainty (the cell as modelled)"
     verb.add_argument("--twin", type=Path, metavar="FILE", help=twin)
     verb.add_argument("--policy", type=Path, required=True, help="stage-1 checkpoint to start from")
     verb.add_argument("--out", type=Path, required=True, help="folder of versions, log and the best version's checkpoint")
     verb.add_argument("--episodes", type=int, default=2400, help="practice episodes at most (2400)")
     verb.add_argument("--per-update", type=int, default=48, metavar="N", help="whole episodes of one update (48)")
-    verb.add_argument("--tasks", nargs="+", default=["reach", "push"], help="what is practised (reach push)")
+    group = "episodes of a group, which share a forward pass (half of --per-update; of --env at most 8, each a process)"
+    verb.add_argument("--side-by-side", type=int, metavar="N", help=group)
+    verb.add_argument("--tasks", nargs="+", help="what is practised (all)")
     verb.add_argument("--split", choices=("train", "held_out"), default="train", help="of objects and places (train)")
     verb.add_argument("--config", default=f"config/training/{config}.yaml", help=of_config)
     audit = "of the judge's verdicts, compared with the simulator's truth: for the rule `hacking` only (0.1)"
     verb.add_argument("--audit", type=float, default=0.1, metavar="SHARE", help=audit)
     verb.add_argument("--seed", type=int, default=300_000, help="of the first scene (300000)")
     return verb
+
+
+def _where(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
+    told = "instead of a robot: a benchmark, by name in config/benchmarks or path of such a file"
+    verb.add_argument("--env", metavar="NAME", help=told)
 
 
 def run(args: argparse.Namespace) -> int:

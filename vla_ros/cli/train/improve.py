@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vla_ros.cli.train.practice_run import Run, console, settings
+from vla_ros.cli.train.practice_run import Run, console, settings, side_by_side
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.learner import load_config
 from vla_ros.learning.practice import SimulatedPractice
@@ -28,26 +28,22 @@ class _Improvement(SimulatedPractice):
 
 
 def run(args: argparse.Namespace) -> int:
-    for name, least in (("workers", 0), ("side_by_side", 1)):
-        if (found := getattr(args, name)) is not None and found < least:
-            raise VlaRosError(f"--{name.replace('_', '-')}: found {found}, expected at least {least}")
-    contract, config, envs = settings(args, 0 if args.workers else _side_by_side(args))
-    model, prompt = checkpoint.load(args.policy, contract.robot)
-    judge, calibration = checkpoint.load(args.judge, contract.robot)[0], Calibration.load(args.judge)
-    improve, stopping = load_config(args.config)
-    torch.manual_seed(improve.seed)
-    device.put(adapter.add(model), args.device)
-    if not args.workers:  # each has a judge of its own
-        device.put(judge, args.device)
-    with _crew(args, calibration) as crew:
-        taught = checkpoint.taught(args.policy)
-        practice = _Improvement(model, judge, calibration, prompt, envs, config, improve, crew, taught)
-        return Run(args, model, practice, practice, stopping).follow(args.episodes)
-
-
-def _side_by_side(args: argparse.Namespace) -> int:
-    """Episodes of a group. It decides about their draws, so the number of workers must not decide about it."""
-    return args.side_by_side or max(1, args.per_update // 2)
+    if args.workers < 0:
+        raise VlaRosError(f"--workers: found {args.workers}, expected at least 0")
+    with settings(args, here=not args.workers) as (place, config, envs):
+        model, prompt = checkpoint.load(args.policy, place.name)
+        judge, calibration = checkpoint.load(args.judge, place.name)[0], Calibration.load(args.judge)
+        place.check_model(model.config, args.policy)
+        place.check_model(judge.config, args.judge, acts=False)
+        improve, stopping = load_config(args.config)
+        torch.manual_seed(improve.seed)
+        device.put(adapter.add(model), args.device)
+        if not args.workers:  # each has a judge of its own
+            device.put(judge, args.device)
+        with _crew(args, calibration) as crew:
+            taught = checkpoint.taught(args.policy)
+            practice = _Improvement(model, judge, calibration, prompt, envs, config, improve, crew, taught)
+            return Run(args, model, practice, practice, stopping).follow(args.episodes)
 
 
 @contextlib.contextmanager
@@ -58,7 +54,7 @@ def _crew(args: argparse.Namespace, calibration: Calibration) -> Iterator[Crew |
             raise VlaRosError("--ray: found no --workers, expected how many")
         yield None
         return
-    cells = _side_by_side(args)
+    cells = side_by_side(args)
     if (groups := -(-args.per_update // cells)) < args.workers:
         wanted = -(-args.per_update // args.workers)
         console.print(f"an update has {groups} groups for {args.workers} workers: --side-by-side {wanted} would give each one")

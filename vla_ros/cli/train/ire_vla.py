@@ -22,6 +22,6 @@ def run(args: argparse.Namespace) -> int:
     if ppo.trained != "head":
         raise VlaRosError(f"{args.config}: ppo: trained is {ppo.trained!r}, expected head: stage 1 leaves the VLM as it is")
     check_shaping(args, ppo)
-    practising = cells(args, config.seed)
-    method = IreVla(practising, expert(args), config, ppo, args.out / SUCCESSES)
-    return Run(args, practising.model, practising, method, parts["stopping"]).follow(args.episodes)
+    with cells(args, config.seed) as practising:
+        method = IreVla(practising, expert(args), config, ppo, args.out / SUCCESSES)
+        return Run(args, practising.model, practising, method, parts["stopping"]).follow(args.episodes)

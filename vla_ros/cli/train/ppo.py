@@ -16,8 +16,9 @@ from vla_ros.learning.stopping import StopConfig
 def run(args: argparse.Namespace) -> int:
     config, parts = load_parts(args.config, PpoConfig, stopping=StopConfig)
     check_shaping(args, config)
-    practising = cells(args, config.seed, partial(prepare, config=config))
-    return Run(args, practising.model, practising, PpoPractice(practising, config), parts["stopping"]).follow(args.episodes)
+    with cells(args, config.seed, partial(prepare, config=config)) as practising:
+        method = PpoPractice(practising, config)
+        return Run(args, practising.model, practising, method, parts["stopping"]).follow(args.episodes)
 
 
 def check_shaping(args: argparse.Namespace, config: PpoConfig) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -14,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vla_ros.cli.train.log import LOG, tensorboard
+from vla_ros.cli.train.place import Place
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.practice import PracticeConfig, Scenes, rates
-from vla_ros.learning.rollout import SimulatedEpisode
+from vla_ros.learning.rollout import Environment, SimulatedEpisode
 from vla_ros.learning.stopping import Stop, StopConfig, Stopping
 from vla_ros.learning.watch import warnings
 from vla_ros.policy import adapter
@@ -24,12 +26,10 @@ from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.policy.store import WeightStore
-from vla_ros.robots.contract import RobotContract
-from vla_ros.sim.env import TabletopEnv
-from vla_ros.sim.tasks import TASKS
-from vla_ros.twin.cells import environments
+from vla_ros.sim.benchmark_env import SPLIT
 
 POLICY, VERSIONS = "policy", "versions"
+SIDE_BY_SIDE = 8  # cells of a benchmark, each a process for each task
 console = Console(stderr=True)
 
 
@@ -55,17 +55,27 @@ class Practice(Protocol):
         """Changes the weights once; the episodes that were practised for it by task, and the figures."""
 
 
-def settings(args: argparse.Namespace, cells: int | None = None) -> tuple[RobotContract, PracticeConfig, list[TabletopEnv]]:
-    """Robot, episodes and cells as the arguments have them; `cells` side by side, else half of an update's episodes."""
+@contextlib.contextmanager
+def settings(args: argparse.Namespace, here: bool = True) -> Iterator[tuple[Place, PracticeConfig, Sequence[Environment]]]:
+    """Place, episodes and cells as the arguments have them; no cells unless they are run `here`."""
     torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
-    if not args.sim:
+    place = Place.of(args)
+    if not args.env and not args.sim:
         raise VlaRosError("--sim is missing: on a robot, trainer_node practises: vla-ros action send_goal /improve")
-    tasks = tuple(args.tasks)
-    if unknown := set(tasks) - set(TASKS):
-        raise VlaRosError(f"--tasks: found '{min(unknown)}', expected some of {', '.join(TASKS)}")
-    contract = RobotContract.load(args.robot)
-    config = PracticeConfig(per_update=args.per_update, tasks=tasks, seed=args.seed, split=args.split)
-    return contract, config, environments(contract, max(1, args.per_update // 2) if cells is None else cells, args.twin)
+    for option, given in (("--twin", args.twin), ("--split", args.split != SPLIT), ("--workers", getattr(args, "workers", 0))):
+        if args.env and given:
+            raise VlaRosError(f"{option} is about the tabletop's cells; --env {args.env} has none")
+    config = PracticeConfig(per_update=args.per_update, tasks=place.chosen(args.tasks), seed=args.seed, split=args.split)
+    with place.cells(side_by_side(args) if here else 0, args.twin) as cells:
+        yield place, config, cells
+
+
+def side_by_side(args: argparse.Namespace) -> int:
+    """Episodes of a group. It decides about their draws, so neither cores nor workers must decide about it."""
+    if args.side_by_side is not None and args.side_by_side < 1:
+        raise VlaRosError(f"--side-by-side: found {args.side_by_side}, expected at least 1")
+    half = max(1, args.per_update // 2)
+    return int(args.side_by_side or (min(half, SIDE_BY_SIDE) if args.env else half))
 
 
 class Run:

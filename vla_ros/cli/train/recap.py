@@ -15,6 +15,6 @@ PRACTISED = "practised"  # folder of all episodes
 
 def run(args: argparse.Namespace) -> int:
     config, parts = load_parts(args.config, RecapConfig, stopping=StopConfig)
-    practising = cells(args, config.seed, words=True)
-    method = Recap(practising, expert(args), config, args.out / PRACTISED)
-    return Run(args, practising.model, practising, method, parts["stopping"]).follow(args.episodes)
+    with cells(args, config.seed, words=True) as practising:
+        method = Recap(practising, expert(args), config, args.out / PRACTISED)
+        return Run(args, practising.model, practising, method, parts["stopping"]).follow(args.episodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -14,12 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vla_ros.cli.train.log import LOG, tensorboard
+from vla_ros.cli.train.place import Place
 from vla_ros.episodes.check import DEMONSTRATION
 from vla_ros.episodes.trajectory import Trajectory, load_trajectory
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import data as demonstrations
 from vla_ros.learning.data import Demonstrations
-from vla_ros.learning.stage1 import load_demonstrations
+from vla_ros.learning.expert import demonstrate
+from vla_ros.learning.stage1 import load_demonstrations, save_demonstrations
 from vla_ros.learning.supervised import SupervisedConfig, Trainer
 from vla_ros.policy import adapter
 from vla_ros.policy import policy as checkpoint
@@ -27,25 +30,26 @@ from vla_ros.policy.model import VlaConfig, VlaModel
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt, WordPrompt
 from vla_ros.policy.vlm import VlmModel, VlmPrompt, memory
-from vla_ros.robots.contract import RobotContract
-from vla_ros.robots.shapes import action_names, check_model, image_shape, model_shapes, state_names
+from vla_ros.sim.worker import WorkerEnv
 
 SMALL = "small"
-BINS = 256  # per dimension where the contract sets none, as in RT-2
+DEMONSTRATED = "demonstrations.npz"  # in the run's folder
+SCENES_APART = 100_000  # first scene seeds of demonstrations, seed by seed
 STEPS_TO_GO_BINS = 61  # at least; one for each step of an episode
 GIB = 1024.0**3
 console = Console(stderr=True)
+BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def run(args: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
-    contract = RobotContract.load(args.robot)
-    data = read(args.data, contract, args.skip_bad)
+    place = Place.of(args)
+    data = demonstrated(args, place) if args.demonstrations else read(args.data or [], place, args.skip_bad)
     given = {f.name: getattr(args, f.name) for f in fields(SupervisedConfig) if getattr(args, f.name, None) is not None}
     config = SupervisedConfig(**given, behaviour_weight=0.0 if args.judge else 1.0)
     torch.manual_seed(config.seed)
-    model, prompt = build(args.policy, contract, data, args.head, args.token_learner, args.prefix)
+    model, prompt = build(args.policy, place, data, args.head, args.token_learner, args.prefix)
     _choose(model, args.lora, args.targets)
     if args.checkpointing:
         model.gradient_checkpointing_enable()
@@ -69,25 +73,59 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read(paths: list[Path], contract: RobotContract, skip_bad: bool) -> Demonstrations:
+def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
+    """`--demonstrations` of each task by a benchmark's scripted expert, in DEMONSTRATED of the run's folder; collected once.
+
+    Raises:
+        VlaRosError: of a robot, or beside --data; no expert.
+    """
+    if args.data or not place.benchmark:
+        found = "--data, too" if args.data else "no --env"
+        raise VlaRosError(f"--demonstrations: found {found}, expected a benchmark's expert alone to demonstrate")
+    path: Path = args.out / DEMONSTRATED
+    if not path.exists():
+        first = (args.seed or 0) * SCENES_APART
+        tasks = place.chosen(args.tasks)
+        with contextlib.ExitStack() as stack, Progress(*BAR, console=console) as progress:
+            bar = progress.add_task("demonstrations", total=len(tasks) * args.demonstrations)
+            sets = []
+            for task in tasks:
+                env = stack.enter_context(contextlib.closing(WorkerEnv(place.benchmark, task)))
+                seeds = range(first, first + args.demonstrations)
+                data, failed = demonstrate(env, seeds, args.noise, lambda: progress.advance(bar))
+                sets.append(data)
+                if failed:
+                    progress.console.print(f"{task}: the expert failed {failed} of {args.demonstrations} scenes; left out")
+        args.out.mkdir(parents=True, exist_ok=True)
+        save_demonstrations(path, demonstrations.together(sets))
+    data = load_demonstrations(path)
+    _check(path, data, place)
+    return data
+
+
+def read(paths: list[Path], place: Place, skip_bad: bool) -> Demonstrations:
     """All demonstrations of the paths: .npz files, and folders of recorded episodes of which the successful ones are taken.
 
     Raises:
         VlaRosError: a path with nothing in it, an episode that cannot be used (listed and left out with `skip_bad`), or
-            arrays that are not the contract's or not finite.
+            arrays that are not the place's or not finite.
     """
+    if not paths:
+        raise VlaRosError("--data: found none, expected folders of *.mcap or files *.npz (--demonstrations with --env)")
     sets, episodes, skipped = [], list[Trajectory](), list[str]()
     for path in paths:
         if path.suffix == ".npz":
             sets.append(load_demonstrations(path))
-            _check(path, sets[-1], contract)
+            _check(path, sets[-1], place)
             continue
+        if not place.contract:
+            raise VlaRosError(f"--data {path}: recorded episodes are of a robot; of --env {place.name} it takes files *.npz")
         files = sorted(path.rglob("*.mcap"))
         if not files:
             raise VlaRosError(f"--data {path}: found no *.mcap in it; expected a folder of recorded episodes or a .npz")
         for file in files:
             try:
-                episode = load_trajectory(file, contract)
+                episode = load_trajectory(file, place.contract)
             except VlaRosError as error:
                 if not skip_bad:
                     raise VlaRosError(f"{error}; --skip-bad leaves such episodes out") from error
@@ -106,14 +144,14 @@ def read(paths: list[Path], contract: RobotContract, skip_bad: bool) -> Demonstr
     return demonstrations.together(sets) if len(sets) > 1 else sets[0]  # without a copy
 
 
-def _check(path: Path, data: Demonstrations, contract: RobotContract) -> None:
+def _check(path: Path, data: Demonstrations, place: Place) -> None:
+    shapes = place.shapes
     wanted = {
-        "images": image_shape(contract), "states": (len(state_names(contract)),),
-        "actions": (contract.action.chunk, len(action_names(contract))),
+        "images": place.image_shape, "states": (shapes["state_dim"],), "actions": (shapes["chunk"], shapes["action_dim"])
     }  # fmt: skip
     for name, shape in wanted.items():
         if (found := getattr(data, name).shape[1:]) != shape:
-            raise VlaRosError(f"--data {path}: {name}: found {found} a frame, expected {shape} ({contract.path})")
+            raise VlaRosError(f"--data {path}: {name}: found {found} a frame, expected {shape} ({place.path})")
     for name in ("states", "actions"):
         values = getattr(data, name)
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
@@ -125,18 +163,16 @@ def _check(path: Path, data: Demonstrations, contract: RobotContract) -> None:
 
 
 def build(
-    source: str, contract: RobotContract, data: Demonstrations, head: str = "bins", token_learner: int = 0, prefix: int = 0
+    source: str, place: Place, data: Demonstrations, head: str = "bins", token_learner: int = 0, prefix: int = 0
 ) -> tuple[Model, Prompt]:
-    """The model to train and how it reads instructions. A new one's units are those of the data, unless the contract's
+    """The model to train and how it reads instructions. A new one's units are those of the data, unless the place's
     are -1..1 already."""
-    plane = contract.action.tip_plane
     shapes: dict[str, Any] = {
-        **model_shapes(contract), "bins": plane.bins if plane else BINS, "robot": contract.robot, "head": head,
-        "token_learner": token_learner, "prefix": prefix,
-        "steps_to_go_bins": max(STEPS_TO_GO_BINS, round(contract.time_limit * contract.observation.rate) + 1),
+        **place.shapes, "bins": place.bins, "robot": place.name, "head": head, "token_learner": token_learner,
+        "prefix": prefix, "steps_to_go_bins": max(STEPS_TO_GO_BINS, place.horizon + 1),
     }  # fmt: skip
-    model, prompt = _build(source, contract, data, shapes)
-    if plane is None and not source_is_ours(source):
+    model, prompt = _build(source, place, data, shapes)
+    if not place.scaled and not source_is_ours(source):
         model.units.fit(data.states, data.actions)
     return model, prompt
 
@@ -147,15 +183,15 @@ def source_is_ours(source: str) -> bool:
     return about.is_file() and json.loads(about.read_text()).get("model_type") in checkpoint.MODELS
 
 
-def _build(source: str, contract: RobotContract, data: Demonstrations, shapes: dict[str, Any]) -> tuple[Model, Prompt]:
+def _build(source: str, place: Place, data: Demonstrations, shapes: dict[str, Any]) -> tuple[Model, Prompt]:
     if source == SMALL:
         words = sorted({word for text in data.instructions for word in text.lower().split()})
         own = WordPrompt.of(words)
         language = {**VlaConfig().language, "vocab_size": len(own.tokenizer)}
         return VlaModel(VlaConfig(language=language, **shapes)), own
     if source_is_ours(source):
-        model, prompt = checkpoint.load(Path(source), contract.robot)
-        check_model(contract, model.config, Path(source))
+        model, prompt = checkpoint.load(Path(source), place.name)
+        place.check_model(model.config, Path(source))
         return model, prompt
     from transformers import AutoTokenizer
 
@@ -197,11 +233,10 @@ def _follow(trainer: Trainer, out: Path) -> dict[str, float]:
     if not trainer.accelerator.is_main_process:
         return trainer.run(lambda step, figures: None)
     out.mkdir(parents=True, exist_ok=True)
-    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     write = tensorboard(out)
     with (
         (out / LOG).open("a", encoding="utf-8") as log,
-        Progress(*bar, TextColumn("{task.fields[told]}"), console=console) as progress,
+        Progress(*BAR, TextColumn("{task.fields[told]}"), console=console) as progress,
     ):
         task = progress.add_task("stage 1", total=trainer.config.steps, completed=trainer.step, told="")
 

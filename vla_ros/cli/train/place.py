@@ -1,0 +1,111 @@
+"""Where a policy is trained for: a robot of ours (--robot) in simulated tabletop cells, or somebody else's benchmark (--env)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_ros.errors import VlaRosError
+from vla_ros.learning.data import Demonstrations
+from vla_ros.learning.rollout import Environment
+from vla_ros.robots.contract import RobotContract
+from vla_ros.robots.shapes import check_shapes, model_shapes
+from vla_ros.sim.benchmark import Benchmark
+from vla_ros.sim.benchmark_env import BenchmarkEnv
+from vla_ros.sim.tasks import Tasks
+from vla_ros.twin.cells import environments
+
+BINS = 256  # per dimension where the contract sets none, as in RT-2
+
+
+@dataclass(frozen=True)
+class Place:
+    """What training needs to know of it."""
+
+    name: str  # that checkpoints carry as their robot
+    path: Path  # of the file that says all this, for messages
+    shapes: dict[str, Any]  # of a model's config
+    bins: int
+    horizon: int  # policy steps of the longest episode
+    scaled: bool  # states and actions are about -1..1 as they are
+    tasks: dict[str, tuple[str, ...]]  # what an instruction of each begins with
+    benchmark: Benchmark | None = None
+    contract: RobotContract | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Place:
+        """
+        Raises:
+            VlaRosError: the file is missing or wrong.
+        """
+        if args.env:
+            b = Benchmark.load(args.env)
+            told: dict[str, tuple[str, ...]] = {name: (task.instruction,) for name, task in b.tasks.items()}
+            return cls(b.name, b.path, b.model_shapes(), b.bins, b.horizon, True, told, benchmark=b)
+        return cls.robot(RobotContract.load(args.robot))
+
+    @classmethod
+    def robot(cls, c: RobotContract) -> Place:
+        plane = c.action.tip_plane
+        verbs = {name: tuple(f"{verb} " for verb in spec.verbs) for name, spec in Tasks.load().tasks.items()}
+        horizon = round(c.time_limit * c.observation.rate)
+        return cls(c.robot, c.path, model_shapes(c), plane.bins if plane else BINS, horizon, plane is not None, verbs, contract=c)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """[(cameras,) H, W, 3] of one observation's pictures."""
+        cameras = self.shapes["cameras"]
+        return (*((cameras,) if cameras > 1 else ()), *self.shapes["image_size"], 3)
+
+    def check_model(self, config: Any, folder: Path, acts: bool = True) -> None:
+        """Raises VlaRosError where a checkpoint of the folder does not see, or (`acts`) act, as this place wants."""
+        bins = {"bins": self.bins} if self.benchmark and config.head == "bins" else {}
+        check_shapes(self.shapes | bins, config, folder, self.path, acts)
+
+    def task_of(self, instruction: str) -> str:
+        """The task that an instruction is of; empty: of none."""
+        found = [task for task, starts in self.tasks.items() if instruction.startswith(starts)]
+        return found[0] if found else ""
+
+    def chosen(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        """These of its tasks; all without any. Raises VlaRosError: one that it has not."""
+        if unknown := set(tasks or ()) - set(self.tasks):
+            raise VlaRosError(f"--tasks: found '{min(unknown)}', expected some of {', '.join(self.tasks)}")
+        return tuple(tasks or self.tasks)
+
+    @contextlib.contextmanager
+    def cells(self, count: int, twin: Path | None = None) -> Iterator[Sequence[Environment]]:
+        """So many cells side by side."""
+        if self.contract:
+            yield environments(self.contract, count, twin)
+            return
+        assert self.benchmark
+        made = [BenchmarkEnv(self.benchmark) for _ in range(count)]
+        try:
+            yield made
+        finally:
+            for env in made:
+                env.close()
+
+
+def by_task(place: Place, data: Demonstrations) -> dict[str, Demonstrations]:
+    """The successful episodes by task, which the instruction tells.
+
+    Raises:
+        VlaRosError: none is successful, or an instruction is of no task.
+    """
+    tasks = [place.task_of(text) for text in data.instructions]
+    if "" in tasks:
+        found, starts = data.instructions[tasks.index("")], sorted(start for starts in place.tasks.values() for start in starts)
+        raise VlaRosError(f"--expert-data: instruction {found!r} is of no task, expected it to begin with one of {starts}")
+    successful = np.isin(data.episode, data.episode[data.steps_to_go == 0])
+    if not successful.any():
+        raise VlaRosError("--expert-data: found no episode that ends in success (steps_to_go 0), expected demonstrations")
+    of_frame = np.array(tasks)[data.instruction]
+    return {task: data[successful & (of_frame == task)] for task in sorted(set(of_frame[successful]))}
