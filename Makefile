@@ -1,7 +1,7 @@
 # The targets are thin: what they do is in scripts/setup.sh and in `vla-ros`. All paths are relative, because make splits
 # a $(CURDIR) with spaces in it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean bench-metaworld bench-lerobot
+.PHONY: help setup demo test check clean bench-metaworld bench-gym_aloha bench-kitchen bench-lerobot
 
 QUICK ?=
 VENV_PYTHON := .venv/bin/python
@@ -14,7 +14,7 @@ help:
 	@echo 'make test          unit, property and graph tests'
 	@echo 'make check         ruff and mypy'
 	@echo 'make setup         only prepare .venv (the other targets do it when needed)'
-	@echo 'make bench-metaworld  prepare .venv-metaworld, which benchmarks/metaworld.py runs its simulator in'
+	@echo 'make bench-NAME    prepare .venv-NAME, the simulator of --env NAME: metaworld, gym_aloha, kitchen'
 	@echo 'make bench-lerobot    prepare .venv-lerobot (8 GB), for the comparisons of benchmarks/inference.py and recording.py'
 	@echo 'make clean         remove .venv, caches and build folders; recordings under runs/ stay'
 
@@ -33,12 +33,12 @@ check: setup
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m mypy
 
-bench-metaworld:
-	@./scripts/bench_env.sh metaworld
+bench-metaworld bench-gym_aloha bench-kitchen:
+	@./scripts/bench_env.sh $(@:bench-%=%)
 
 bench-lerobot:
 	@./scripts/bench_env.sh lerobot
 
 clean:
-	rm -rf .venv .venv-metaworld .venv-lerobot build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-metaworld .venv-gym_aloha .venv-kitchen .venv-lerobot build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

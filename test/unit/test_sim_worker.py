@@ -252,6 +252,8 @@ def test_closing_leaves_no_process_and_no_shared_memory(make: Make) -> None:
         ({"image": {"from": "render", "size": [4, 5], "cameras": 2}}, r"picture is \[4, 12, 3\], expected \[4, 10, 3\]"),
         ({"image": {"from": "robot.position", "size": [4, 6], "cameras": 2}}, "expected .*height, width, 3.* uint8"),
         ({"environment": {"id": "NoSuchEnvironment-v0"}}, "the environment failed: NameNotFound"),
+        ({"environment": {"id": "CartPole-v1"}}, r"action space: found Discrete\(2\), expected a Box"),
+        ({"action": {"size": 3, "bins": 5, "repeat": 1}}, "action.size: found 3, expected 2 as the environment takes"),
         ({"packages": ["no-such-package"]}, "PackageNotFoundError"),
         ({"horizon": 0}, "horizon: found 0, expected an integer in"),
         ({"environment": {"file": "other.py"}}, "environment.file: found 'other.py', expected a file beside the YAML"),
@@ -281,6 +283,7 @@ def test_a_registered_environment_works_from_yaml_alone(make: Make) -> None:
     env = make(
         "far",
         python=str(METAWORLD.python),
+        action={"size": 1, "bins": 5, "repeat": 1},
         environment={"id": "InvertedPendulum-v5", "arguments": {"render_mode": "rgb_array", "width": 48, "height": 32}},
         tasks={"far": {"instruction": "balance the pole"}},
         image={"from": "render", "size": [32, 48], "cameras": 1},
@@ -293,6 +296,30 @@ def test_a_registered_environment_works_from_yaml_alone(make: Make) -> None:
     assert info["expert"] is None
     _, reward, terminated, _, info = env.step([0.0])  # "success" at the first step, by this key
     assert (reward, terminated, info["success"]) == (1.0, True, True)
+
+
+@pytest.mark.parametrize("name", ["gym_aloha", "kitchen"])
+def test_other_benchmarks_show_their_tasks(name: str) -> None:
+    benchmark = Benchmark.load(name)
+    if not benchmark.python.is_file():
+        pytest.skip(f"make bench-{name}")
+    for task in benchmark.tasks:
+        env = WorkerEnv(benchmark, task)
+        try:
+            first, info = env.reset(seed=3)
+            assert not info["success"]
+            assert first["image"].std() > 20
+            assert np.abs(first["state"]).max() <= 1.05, "at rest, the robot is within what the file says"
+            image = first["image"].copy()
+            for _ in range(5):
+                observation, _, terminated, _, _ = env.step(np.full(benchmark.actions, 0.5))
+                assert not terminated
+            assert (observation["image"] != image).any()
+            np.testing.assert_array_equal(env.reset(seed=3)[0]["image"], image, "the scene depends on the seed only")
+            if name == "gym_aloha":
+                assert (env.reset(seed=4)[0]["image"] != image).any()
+        finally:
+            env.close()
 
 
 @needs_metaworld

@@ -1,0 +1,145 @@
+"""`vla-ros train ... --env`: somebody else's environment, from its expert's demonstrations to every method."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vla_ros.cli.__main__ import main
+from vla_ros.learning.stage1 import load_demonstrations
+from vla_ros.policy.policy import load
+from vla_ros.policy.store import WeightStore
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+ENVIRONMENT = '''
+import gymnasium
+import numpy as np
+
+class Environment(gymnasium.Env):
+    """A lamp that moves along a line, to the right or to the left end."""
+
+    render_mode = "rgb_array"
+    action_space = gymnasium.spaces.Box(-0.1, 0.1, (1,))
+
+    def __init__(self, goal):
+        self.goal = goal
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = self.np_random.uniform(-0.3, 0.3)
+        return np.array([self.at]), {}
+
+    def step(self, action):
+        self.at = float(np.clip(self.at + action[0], -1, 1))
+        return np.array([self.at]), 0.0, False, False, {"there": abs(self.at - self.goal) < 0.3}
+
+    def expert(self):
+        return np.array([np.sign(self.goal - self.at) * 0.1])
+
+    def render(self):
+        picture = np.full((32, 32, 3), 40, np.uint8)
+        column = int((self.at + 1) * 14)
+        picture[:, column : column + 4] = 220
+        return picture
+'''
+LINE: dict[str, Any] = {
+    "python": sys.executable,
+    "packages": ["numpy"],
+    "environment": {"file": "line.py"},
+    "image": {"from": "render", "size": [32, 32], "cameras": 1},
+    "state": {"from": ".", "entries": {"at": {"index": 0, "low": -1.0, "high": 1.0}}},
+    "action": {"size": 1, "bins": 5, "repeat": 1},
+    "success": "there",
+    "horizon": 15,
+    "tasks": {
+        "go-right": {"instruction": "go right", "arguments": {"goal": 1.0}},
+        "go-left": {"instruction": "go left", "arguments": {"goal": -1.0}},
+    },
+}
+METHODS = {
+    "improve": "",
+    "ppo": "warmup: 0\nepochs: 1\n",
+    "ire-vla": "batches: 1\nsteps: 2\nbatch: 4\nppo: {warmup: 0, epochs: 1}\n",
+    "recap": "steps: 2\nbatch: 4\nvalue_steps: 2\n",
+}
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The benchmark's file, with a policy and a judge that were trained for it, beside."""
+    folder = tmp_path_factory.mktemp("line")
+    (folder / "line.py").write_text(ENVIRONMENT, encoding="utf-8")
+    (folder / "line.yaml").write_text(yaml.safe_dump(LINE, sort_keys=False), encoding="utf-8")
+    few = ["--steps", "4", "--batch", "4", "--evaluate-every", "4", "--held-out", "0.25", "--policy", "small"]
+    asked = ["train", "sft", "--env", str(folder / "line.yaml"), *few]
+    assert main([*asked, "--demonstrations", "4", "--out", str(folder / "policy")]) == 0
+    data = str(folder / "policy" / "demonstrations.npz")
+    assert main([*asked, "--judge", "--data", data, "--out", str(folder / "judge")]) == 0
+    return folder / "line.yaml"
+
+
+def test_the_expert_demonstrates_every_task(line: Path) -> None:
+    data = load_demonstrations(line.parent / "policy" / "demonstrations.npz")
+    assert data.instructions == ("go right", "go left")
+    assert data.images.shape[1:] == (32, 32, 3)
+    for k, sign in ((0, 1), (1, -1)):
+        mine = (data.instruction == k) & (data.steps_to_go > 0)
+        assert (sign * data.actions[mine] == 1).all(), "what the expert would do, in -1..1"
+    model, _ = load(line.parent / "policy", "line")
+    assert (model.config.bins, model.config.action_dim, model.config.state_dim) == (5, 1, 1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_practises_in_it(line: Path, tmp_path: Path, name: str) -> None:
+    out, folder = tmp_path / name, line.parent
+    asked = ["train", name, "--env", str(line), "--policy", str(folder / "policy"), "--out", str(out), "--per-update", "4"]
+    asked += ["--episodes", "4", "--side-by-side", "1", "--tasks", "go-left"]
+    if METHODS[name]:
+        (tmp_path / "small.yaml").write_text(METHODS[name])
+        asked += ["--config", str(tmp_path / "small.yaml")]
+    if name == "improve":
+        asked += ["--judge", str(folder / "judge")]
+    elif name != "ppo":
+        asked += ["--expert-data", str(folder / "policy" / "demonstrations.npz")]
+    assert main(asked) == 0
+    points = [json.loads(text) for text in (out / "log.jsonl").read_text().splitlines()]
+    practised = [e for p in points for e in p["practised"]]
+    assert [e["group"] for e in practised] == ["go-left"] * 4
+    if name != "improve":
+        assert all(p["go-left_true"] == p["go-left_detected"] for p in points if p["practised"]), "the truth ends episodes"
+    assert len(WeightStore(out / "versions").numbers()) == 1 + len(points)
+    assert load(out / "policy", "line")[0].config.robot == "line"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--tasks", "go-up"], "--tasks: found 'go-up', expected some of go-right, go-left"),
+        (["--split", "held_out"], "--split is about the tabletop's cells"),
+        (["--env", "nowhere"], "benchmark nowhere: "),
+        (["--policy", "{panda}"], "checkpoint is for robot 'panda', running 'line'"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    line: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
+) -> None:
+    import checkpoints
+
+    panda = checkpoints.save(tmp_path / "panda", 0) if "{panda}" in change else tmp_path
+    change = [word.format(panda=panda) for word in change]
+    asked = ["train", "ppo", "--env", str(line), "--policy", str(line.parent / "policy"), "--out", str(tmp_path / "out")]
+    assert main([*asked, *change]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_demonstrations_want_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["train", "sft", "--demonstrations", "2", "--policy", "small", "--out", str(tmp_path)]
+    assert main(asked) == 2
+    assert "--demonstrations: found no --env" in capsys.readouterr().err
+    assert main(["train", "sft", "--policy", "small", "--out", str(tmp_path)]) == 2
+    assert "--data: found none" in capsys.readouterr().err
