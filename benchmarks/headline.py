@@ -93,6 +93,7 @@ CRITIC = {
     "per_update": 192, "practice_episodes": 3456,
     "improve": ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4),
 }  # fmt: skip
+SETUP = Setup()
 QUICK = replace(Setup(), grounding_pictures=12000, grounding_steps=600, steps=800, judge_steps=1200, practice_episodes=1200)
 
 

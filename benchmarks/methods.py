@@ -1,0 +1,332 @@
+"""The second seed's comparison (arXiv 2501.16664, figures 4 to 6): what each method makes of the same stage-1 policy in the same
+number of practised episodes, on the tabletop's reaching or on MetaWorld.
+
+    ppo       PPO on the whole VLA, sparse reward by the simulator's truth
+    ire       iRe-VLA: PPO on the head, then supervision of LoRA and head, in turn
+    freeze    iRe-VLA-freeze: the supervision trains the head only
+    ire-d     iRe-VLA, its success by steps-to-go (a judge), as a real cell has it
+    recap     advantage-conditioned training
+    improve   self-improvement: reward and success by the same judge's steps-to-go
+
+Every arm of a seed has the same stage 1, the same scenes to practise on and the settings of config/training, without stopping
+rules: what a method does when nobody stops it is the question. Success of the evaluation is the simulator's, on scenes that
+nothing was trained, chosen or tuned on, greedy and sampled: before practice (supervision alone, SFT), at its end, and of the
+version that had the best practised success over WINDOW updates, by the arm's own word of success.
+
+MetaWorld (`make bench-metaworld`): one policy for three tasks. `door-open-v3` is demonstrated often, `button-press-topdown-v3`
+seldom, and both are practised; `drawer-open-v3` is neither shown nor practised.
+
+    python benchmarks/methods.py [--place tabletop|metaworld] [--seeds 5] [--arms ...] [--processes 2] [--out runs/methods]
+                                 [--shared runs/headline/full] [--docs docs] [--report]
+
+What is finished is kept as JSON under --out, and a second call goes on from there. The tabletop's stage 1 is headline.py's: taken
+from --shared where that left it, trained there else.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+import argparse
+import functools
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import headline
+import numpy as np
+import tabletop
+import torch
+from methods_report import write
+from rich.console import Console
+
+from vla_ros.cli.train.place import Place, by_task
+from vla_ros.cli.train.sft import build, demonstrated
+from vla_ros.learning import rollout, sft
+from vla_ros.learning.cells import Cells
+from vla_ros.learning.data import Demonstrations
+from vla_ros.learning.indicator import learn_words
+from vla_ros.learning.ire_vla import IreConfig, IreVla
+from vla_ros.learning.learner import load_config, load_parts
+from vla_ros.learning.ppo import PpoConfig, PpoPractice, prepare
+from vla_ros.learning.practice import PracticeConfig, SimulatedPractice, rates
+from vla_ros.learning.recap import Recap, RecapConfig
+from vla_ros.learning.rollout import Environment
+from vla_ros.learning.stopping import StopConfig
+from vla_ros.policy import adapter
+from vla_ros.policy import policy as checkpoint
+from vla_ros.policy.policy import Model
+from vla_ros.policy.prompt import Prompt
+from vla_ros.progress.calibration import Calibration
+from vla_ros.sim.benchmark_env import BenchmarkEnv
+
+ARMS = ("ppo", "ire", "freeze", "ire-d", "recap", "improve")
+JUDGED = ("ire-d", "improve")
+WINDOW = 4  # updates
+RATE = 1e-4  # of PPO on everything: RL4VLA's of LoRA
+LONG = 192  # episodes of an update of RECAP, which learns anew each time
+
+
+@dataclass(frozen=True)
+class Setup:
+    practised: tuple[str, ...]
+    evaluated: tuple[str, ...]
+    scenes: int  # of each task
+    final: int  # first scene seed of the evaluation; no other program uses them
+    practice: int  # of practice, 100 000 apart per seed
+    episodes: int
+    per_update: int
+    batches: int  # of stage 1 of iRe-VLA
+
+
+SETUPS = {
+    "tabletop": Setup(("reach",), ("reach",), 160, 1_960_000, 3_400_000, 960, 48, 4),
+    "metaworld": Setup(
+        ("door-open-v3", "button-press-topdown-v3"), ("door-open-v3", "button-press-topdown-v3", "drawer-open-v3"),
+        30, 1_970_000, 4_400_000, 384, 48, 2,
+    ),
+}  # fmt: skip
+SHOWN = {"door-open-v3": 30, "button-press-topdown-v3": 6}  # demonstrations of MetaWorld's tasks
+
+
+@dataclass(frozen=True)
+class Stage1:
+    """Of one seed."""
+
+    policy: Path
+    judge: Path
+    expert: dict[str, Demonstrations]
+    robot: str
+
+
+def tabletop_stage1(shared: Path, seed: int) -> Stage1:
+    setup, most = headline.SETUP, headline.SETUP.times * headline.SETUP.demonstrations
+    out = Stage1(shared / f"policy-seed{seed}", shared / f"judge-seed{seed}", {}, tabletop.ROBOT)
+    tabletop.prepare(shared, "demonstrations", most, headline.COLLECT, (), tabletop.TASKS, headline.ANYWHERE)
+    if not (out.policy / "training.json").exists():
+        headline.train_policy(shared, setup, seed, 1)
+    if not (out.judge / "calibration.json").exists():
+        for name, count, first in (("reach", setup.judge_reach, 0), ("push", setup.judge_push, 1)):
+            tabletop.prepare(shared, f"judge-{name}", count, headline.FOR_JUDGE + first, (), (name,), headline.STEADY)
+        headline.train_judge(shared, setup, seed)
+    everything = tabletop.load(shared / f"demonstrations-{most}.npz")
+    chosen = np.random.default_rng(seed).permutation(most)[: setup.demonstrations]
+    data = by_task(place("tabletop"), everything[np.isin(everything.episode, chosen)])
+    return replace(out, expert={task: data[task] for task in SETUPS["tabletop"].practised})
+
+
+def metaworld_stage1(shared: Path, seed: int) -> Stage1:
+    """The policy sees SHOWN demonstrations, its judge twice as many of each task that is practised."""
+    out = Stage1(shared / f"policy-seed{seed}", shared / f"judge-seed{seed}", {}, "metaworld")
+    shown: dict[str, dict[str, Demonstrations]] = {}
+    for kind, factor in (("policy", 1), ("judge", 2)):
+        shown[kind] = {}
+        for task, count in SHOWN.items():
+            asked = SimpleNamespace(
+                data=None, out=shared / f"{kind}-{task}-seed{seed}", seed=1000 + 10 * seed + factor, tasks=[task], noise=0.15,
+                demonstrations=factor * max(count, 15) if kind == "judge" else count,
+            )  # fmt: skip
+            shown[kind] |= by_task(place("metaworld"), demonstrated(asked, place("metaworld")))  # type: ignore[arg-type]
+    for kind, folder in (("policy", out.policy), ("judge", out.judge)):
+        if (folder / "training.json").exists():
+            continue
+        data = headline.together(list(shown[kind].values()))
+        training, held_out = (data, data) if kind == "policy" else data.split(0.2, seed)
+        torch.manual_seed(seed)
+        model, prompt = build("small", place("metaworld"), data)
+        config = sft.SftConfig(steps=1000, learning_rate=7e-4, seed=seed, behaviour_weight=float(kind == "policy"))
+        sft.clone(model, training.inputs(prompt), training, config, lambda part, figures: None)
+        if kind == "judge":
+            sft.calibration_of(model, held_out.inputs(prompt), held_out).save(folder)
+        checkpoint.save(folder, model, prompt, {"stage": "sft", "seed": seed})
+    return replace(out, expert=shown["policy"])
+
+
+STAGE1 = {"tabletop": tabletop_stage1, "metaworld": metaworld_stage1}
+
+
+@functools.cache
+def place(name: str) -> Place:
+    return Place.of(argparse.Namespace(env=None if name == "tabletop" else name, robot=tabletop.ROBOT))
+
+
+@functools.cache
+def cells(name: str) -> Sequence[Environment]:
+    if name == "tabletop":
+        return tabletop.envs(24)
+    benchmark = place(name).benchmark
+    assert benchmark
+    return [BenchmarkEnv(benchmark) for _ in range(6)]
+
+
+def method(name: str, arm: str, stage1: Stage1, seed: int, folder: Path) -> tuple[Any, Model]:
+    """What iterates, and the model that it trains."""
+    setup, model_prompt = SETUPS[name], checkpoint.load(stage1.policy, stage1.robot)
+    policy, prompt = model_prompt
+    judge = (checkpoint.load(stage1.judge, stage1.robot)[0], Calibration.load(stage1.judge)) if arm in JUDGED else None
+    each = LONG if arm == "recap" else setup.per_update
+    practice = PracticeConfig(each, setup.practised, seed=setup.practice + 100_000 * seed)
+    torch.manual_seed(seed)
+    if arm == "improve":
+        assert judge
+        config, _ = load_config("config/training/self_improvement.yaml")
+        config = replace(config, seed=seed)
+        return SimulatedPractice(adapter.add(policy), *judge, prompt, list(cells(name)), practice, config), policy
+    if arm == "ppo":
+        config, _ = load_parts("config/training/ppo.yaml", PpoConfig, stopping=StopConfig)
+        config = replace(config, trained="all", learning_rate=RATE, seed=seed)
+        return PpoPractice(Cells(prepare(policy, config), prompt, cells(name), practice), config), policy
+    if arm == "recap":
+        config, _ = load_parts("config/training/recap.yaml", RecapConfig, stopping=StopConfig)
+        prompt = learn_words(policy, prompt, seed)
+        of = Cells(adapter.add(policy), prompt, cells(name), practice)
+        return Recap(of, stage1.expert, replace(config, seed=seed), folder), policy
+    config, parts = load_parts("config/training/ire_vla.yaml", IreConfig, ppo=PpoConfig, stopping=StopConfig)
+    config = replace(config, freeze=arm == "freeze", batches=setup.batches, one_by_one=False, seed=seed)
+    of = Cells(adapter.add(policy), prompt, cells(name), practice, judge)
+    return IreVla(of, stage1.expert, config, replace(parts["ppo"], seed=seed), folder), policy
+
+
+def practise(out: Path, shared: Path, name: str, arm: str, seed: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    stage1, setup, folder = STAGE1[name](shared, seed), SETUPS[name], out / f"kept-{name}-{arm}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.monotonic()
+    practice, policy = method(name, arm, stage1, seed, folder)
+    found: dict[str, Any] = {"before": evaluated(name, policy, _prompt(practice))}
+    curve, best, kept = list[dict[str, Any]](), -1.0, dict[str, torch.Tensor]()
+    told: list[float] = []
+    while _episodes(practice) < setup.episodes:
+        weights = {n: t.detach().clone() for n, t in adapter.state(policy).items()}
+        episodes, figures = practice.iterate()
+        if not episodes:  # the supervision of iRe-VLA
+            curve[-1] |= {f"supervised_{k}": v for k, v in figures.items()}
+            continue
+        seen = rates(episodes)
+        curve.append({"episodes": _episodes(practice), "seconds": round(time.monotonic() - began, 1), **seen, **figures})
+        told.append(float(np.mean([seen[f"{task}_detected"] for task in episodes])))
+        window = float(np.mean(told[-WINDOW:])) if len(told) >= WINDOW or arm == "recap" else -1.0
+        if window > best or not kept:
+            best, kept, kept_after = window, weights, curve[-1]["episodes"] - len([e for es in episodes.values() for e in es])
+    if getattr(practice, "due", False):  # the last supervision
+        curve[-1] |= {f"supervised_{k}": v for k, v in practice.iterate()[1].items()}
+    seconds = time.monotonic() - began
+    found["last"] = evaluated(name, policy, _prompt(practice))
+    adapter.swap(policy, kept)
+    found |= {"kept": evaluated(name, policy, _prompt(practice)), "kept_after": kept_after, "curve": curve, "seconds": seconds}
+    shutil.rmtree(folder, ignore_errors=True)
+    return {**found, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}  # GiB
+
+
+def _prompt(practice: Any) -> Prompt:
+    prompt: Prompt = practice.cells.prompt if isinstance(practice, PpoPractice) else practice.prompt
+    return prompt
+
+
+def _episodes(practice: Any) -> int:
+    return int(practice.episodes if isinstance(practice, SimulatedPractice) else practice.cells.episodes)
+
+
+def evaluated(name: str, policy: Model, prompt: Prompt) -> dict[str, dict[str, list[bool]]]:
+    """Success at every scene by the simulator's truth: mode, task, scenes."""
+    setup, out = SETUPS[name], dict[str, dict[str, list[bool]]]()
+    seeds = list(range(setup.final, setup.final + setup.scenes))
+    for mode, greedy in headline.MODES.items():
+        out[mode] = {}
+        for task in setup.evaluated:
+            ran = rollout.run(cells(name), seeds, policy, policy, None, prompt, task=task, greedy=greedy, until_true=True)
+            out[mode][task] = [e.detected for e in ran]
+    return out
+
+
+# ------------------------------------------------------------------------------------------------- all of it
+
+
+@functools.cache
+def code() -> str:
+    more = ("acting", "cells", "ppo", "ire_vla", "absorb", "recap", "value", "indicator", "kept", "expert")
+    return tabletop.code((*tabletop.LEARNING, *headline.PRACTICE_CODE, *more))
+
+
+def run(out: Path, shared: Path, name: str, arms: Sequence[str], seeds: int, processes: int, console: Console) -> None:
+    """What is not on disk yet; every part in a process of its own, so that its memory is its own."""
+    commit = tabletop.commit()
+    todo = [(seed, arm) for seed in range(1, seeds + 1) for arm in arms if read(out, name, seed, arm, code()) is None]
+    console.print(f"{seeds * len(arms) - len(todo)} parts are there, {len(todo)} to do in {processes} processes; code {code()}")
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        jobs = {pool.submit(practise, out, shared, name, arm, seed): (seed, arm) for seed, arm in todo}
+        for job in as_completed(jobs):
+            seed, arm = jobs[job]
+            if (error := job.exception()) is not None:  # the other parts go on
+                console.print(f"seed {seed} {arm}: {type(error).__name__}: {error}")
+                continue
+            found = {"code": code(), "commit": commit, "seed": seed, "arm": arm, "setup": _setup(name), **job.result()}
+            _path(out, name, seed, arm).write_text(json.dumps(found), encoding="utf-8")
+            rate = {k: [round(float(np.mean(v)), 2) for v in found[k]["sampled"].values()] for k in ("before", "kept", "last")}
+            console.print(f"seed {seed} {arm}: {rate} in {found['seconds']:.0f} s")
+            report(out, name, seeds)
+
+
+def report(out: Path, name: str, seeds: int) -> bool:
+    parts = {arm: [p for s in range(1, seeds + 1) if (p := read(out, name, s, arm)) is not None] for arm in ARMS}
+    command = f"python benchmarks/methods.py --place {name} --seeds {seeds}"
+    return write(out, name, {arm: found for arm, found in parts.items() if found}, command)
+
+
+def _setup(name: str) -> dict[str, Any]:
+    shown = SHOWN if name == "metaworld" else {}
+    told: dict[str, Any] = json.loads(json.dumps({**SETUPS[name].__dict__, "rate": RATE, "shown": shown}))
+    return told
+
+
+def _path(out: Path, name: str, seed: int, arm: str) -> Path:
+    return out / f"{name}-seed{seed}-{arm}.json"
+
+
+def read(out: Path, name: str, seed: int, arm: str, code: str | None = None) -> Mapping[str, Any] | None:
+    """A finished part of this setup (and code)."""
+    if not (path := _path(out, name, seed, arm)).exists():
+        return None
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept if kept["setup"] == _setup(name) and code in (None, kept["code"]) else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--place", choices=SETUPS, default="tabletop")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2, help="one core each (default: 2)")
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="parts and report (default: runs/methods)")
+    parser.add_argument("--shared", type=Path, default=Path("runs/headline/full"), help="where headline.py keeps its stage 1")
+    parser.add_argument("--docs", type=Path, help="folder whose results/ gets the report's .json, .md and .png as well")
+    parser.add_argument("--report", action="store_true", help="only the report of what is finished")
+    args = parser.parse_args()
+    out: Path = args.out.resolve()
+    shared = args.shared.resolve() / f"shared-{headline.code('sft')}" if args.place == "tabletop" else out / "metaworld"
+    for folder in (out, shared):
+        folder.mkdir(parents=True, exist_ok=True)
+    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+    if not args.report:
+        run(out, shared, args.place, args.arms, args.seeds, args.processes, console)
+    if not report(out, args.place, args.seeds):
+        console.print(f"{out}: nothing is finished of this setup")
+        return 1
+    tabletop.publish(out, f"methods_{args.place}", args.docs, console)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,106 @@
+"""The report of methods.py: tables and curves of what is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from tabletop import interval, share
+
+TOLD = {
+    "ppo": "PPO on everything", "ire": "iRe-VLA", "freeze": "iRe-VLA-freeze", "ire-d": "iRe-VLA, judged success",
+    "recap": "RECAP", "improve": "self-improvement, judged",
+}  # fmt: skip
+SMOOTH = 48 * 4  # episodes of a point of the curves
+COLUMNS = ("before", "last", "gain", "kept", "kept_gain")
+Parts = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def write(out: Path, name: str, parts: Parts, command: str) -> bool:
+    """methods_<place>.json, .md and .png; False where nothing is finished."""
+    if not parts:
+        return False
+    one = next(iter(parts.values()))[0]["setup"]
+    result = {
+        "command": command, "setup": one, "arms": {arm: figures(found, one) for arm, found in parts.items()},
+        "scene_seeds": [one["final"], one["final"] + one["scenes"] - 1],
+        "commits": sorted({p["commit"] for found in parts.values() for p in found}),
+    }  # fmt: skip
+    stem = out / f"methods_{name}"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(markdown(result, name), encoding="utf-8")
+    draw(parts, one, stem.with_suffix(".png"))
+    return True
+
+
+def figures(parts: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an arm, over its seeds."""
+    out: dict[str, Any] = {"seeds": [p["seed"] for p in parts], "kept_after": [p["kept_after"] for p in parts]}
+    for mode in ("sampled", "greedy"):
+        out[mode] = {}
+        for task in setup["evaluated"]:
+            v = {k: np.array([p[k][mode][task] for p in parts], float) for k in ("before", "kept", "last")}
+            v |= {"gain": v["last"] - v["before"], "kept_gain": v["kept"] - v["before"]}
+            out[mode][task] = {
+                k: {"mean": float(x.mean()), "interval": interval(x), "by_seed": x.mean(1).tolist()} for k, x in v.items()
+            }
+    curves = [smooth(p, setup["practised"])[1] for p in parts]
+    out["spread"] = float(np.mean([c.std() for c in curves]))  # over the run
+    out["drop"] = float(np.mean([c.max() - c[-1] for c in curves]))  # from the peak to the end
+    out["minutes"] = float(np.mean([p["seconds"] for p in parts]) / 60)
+    out["memory"] = float(np.max([p["memory"] for p in parts]))
+    return out
+
+
+def smooth(part: Mapping[str, Any], tasks: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Episodes, and practised success by the truth, of all tasks alike, as a moving mean over SMOOTH episodes."""
+    x = np.array([p["episodes"] for p in part["curve"]], float)
+    y = np.array([np.mean([p[f"{t}_true"] for t in tasks if f"{t}_true" in p]) for p in part["curve"]])
+    width = min(len(x), max(1, round(SMOOTH / float(np.diff(x, prepend=0).mean()))))
+    return x[width - 1 :], np.convolve(y, np.ones(width) / width, "valid")
+
+
+def markdown(result: Mapping[str, Any], name: str) -> str:
+    s = result["setup"]
+    lines = [
+        f"# One stage 1, six methods: {name}", "",
+        f"`{result['command']}`, commits {', '.join(result['commits'])}. Practised: {', '.join(s['practised'])};",
+        f"{s['episodes']} episodes each arm. {s['scenes']} held-out scenes a task (seeds from {s['final']}), success by the",
+        "simulator's truth; 95 % intervals by bootstrap over seeds and scenes. *Kept*: the version with the best practised",
+        "success over four updates, by the arm's own word.", "",
+    ]  # fmt: skip
+    for mode in ("sampled", "greedy"):
+        for task in s["evaluated"]:
+            seen = "" if task in s["practised"] else " (not practised)"
+            lines += [f"| {task}{seen}, {mode} | seeds | stage 1 | last | gain | kept | gain |", "|---|---|---|---|---|---|---|"]
+            for arm, found in result["arms"].items():
+                cells = [share(found[mode][task][k]["mean"], found[mode][task][k]["interval"]) for k in COLUMNS]
+                lines += [f"| {TOLD[arm]} | {len(found['seeds'])} | {' | '.join(cells)} |"]
+            lines += [""]
+    lines += ["Practised success by the truth, mean over 192 episodes; time and memory of one seed on a shared core:", ""]
+    lines += ["| arm | standard deviation in a run | drop from peak to end | minutes | GiB at most |", "|---|---|---|---|---|"]
+    for arm, f in result["arms"].items():
+        lines += [f"| {TOLD[arm]} | {share(f['spread'])} | {share(f['drop'])} | {f['minutes']:.1f} | {f['memory']:.1f} |"]
+    return "\n".join([*lines, "", f"![practised success](methods_{name}.png)", ""])
+
+
+def draw(parts: Parts, setup: Mapping[str, Any], path: Path) -> None:
+    """Practised success of every arm: each seed, and their mean where all have it."""
+    figure = Figure(figsize=(2.6 * len(parts) + 0.5, 3), layout="constrained")
+    axes = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+    for axis, (arm, found) in zip(axes, parts.items(), strict=True):
+        curves = [smooth(p, setup["practised"]) for p in found]
+        for x, y in curves:
+            axis.plot(x, y, color="tab:blue", alpha=0.3)
+        least = min(len(y) for _, y in curves)
+        axis.plot(curves[0][0][:least], np.mean([y[:least] for _, y in curves], 0), color="tab:blue", linewidth=2)
+        axis.set(title=TOLD[arm], xlabel="practised episodes", ylim=(0, 1), xlim=(0, setup["episodes"]))
+        axis.title.set_fontsize(9)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("true success while practising")
+    figure.savefig(path, dpi=120)
