@@ -75,7 +75,7 @@ from vla_ros.sim.benchmark_env import BenchmarkEnv
 ARMS = ("ppo", "ire", "freeze", "ire-d", "recap", "improve")
 JUDGED = ("ire-d", "improve")
 WINDOW = 4  # updates
-RATE = 1e-4  # of PPO on everything: RL4VLA's of LoRA
+RATE = 1e-4  # of PPO on everything: of 3e-5, 1e-4, 3e-4 the best on tuning scenes (66 -> 77, 86, 77 %, one seed); RL4VLA's of LoRA
 LONG = 192  # episodes of an update of RECAP, which learns anew each time
 
 
@@ -92,7 +92,7 @@ class Setup:
 
 
 SETUPS = {
-    "tabletop": Setup(("reach",), ("reach",), 160, 1_960_000, 3_400_000, 960, 48, 4),
+    "tabletop": Setup(("reach",), ("reach",), 160, 1_960_000, 3_400_000, 768, 48, 4),
     "metaworld": Setup(
         ("door-open-v3", "button-press-topdown-v3"), ("door-open-v3", "button-press-topdown-v3", "drawer-open-v3"),
         30, 1_970_000, 4_400_000, 384, 48, 2,
