@@ -75,7 +75,7 @@ from vla_ros.sim.benchmark_env import BenchmarkEnv
 ARMS = ("ppo", "ire", "freeze", "ire-d", "recap", "improve")
 JUDGED = ("ire-d", "improve")
 WINDOW = 4  # updates
-RATE = 1e-4  # of PPO on everything: of 3e-5, 1e-4, 3e-4 the best on tuning scenes (66 -> 77, 86, 77 %, one seed); RL4VLA's of LoRA
+RATE = 1e-4  # of PPO on everything: of 3e-5, 1e-4, 3e-4 the best on tuning scenes (66 -> 77, 86, 77 %, one seed)
 LONG = 192  # episodes of an update of RECAP, which learns anew each time
 
 
