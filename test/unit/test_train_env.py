@@ -143,3 +143,9 @@ def test_demonstrations_want_a_benchmark(tmp_path: Path, capsys: pytest.CaptureF
     assert "--demonstrations: found no --env" in capsys.readouterr().err
     assert main(["train", "sft", "--policy", "small", "--out", str(tmp_path)]) == 2
     assert "--data: found none" in capsys.readouterr().err
+
+
+def test_other_demonstrations_in_the_folder_are_not_taken_for_these(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["train", "sft", "--env", str(line), "--policy", "small", "--out", str(line.parent / "policy")]
+    assert main([*asked, "--demonstrations", "5"]) == 2
+    assert "'demonstrations': 4" in capsys.readouterr().err

@@ -70,8 +70,8 @@ class Place:
 
     def task_of(self, instruction: str) -> str:
         """The task that an instruction is of; empty: of none."""
-        found = [task for task, starts in self.tasks.items() if instruction.startswith(starts)]
-        return found[0] if found else ""
+        found = {start: task for task, starts in self.tasks.items() for start in starts if instruction.startswith(start)}
+        return found[max(found, key=len)] if found else ""
 
     def chosen(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
         """These of its tasks; all without any. Raises VlaRosError: one that it has not."""

@@ -77,15 +77,19 @@ def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
     """`--demonstrations` of each task by a benchmark's scripted expert, in DEMONSTRATED of the run's folder; collected once.
 
     Raises:
-        VlaRosError: of a robot, or beside --data; no expert.
+        VlaRosError: of a robot, or beside --data; no expert; others lie there.
     """
     if args.data or not place.benchmark:
         found = "--data, too" if args.data else "no --env"
         raise VlaRosError(f"--demonstrations: found {found}, expected a benchmark's expert alone to demonstrate")
     path: Path = args.out / DEMONSTRATED
-    if not path.exists():
-        first = (args.seed or 0) * SCENES_APART
-        tasks = place.chosen(args.tasks)
+    first, tasks, about = (args.seed or 0) * SCENES_APART, place.chosen(args.tasks), path.with_suffix(".json")
+    asked = {"env": place.name, "tasks": list(tasks), "demonstrations": args.demonstrations, "noise": args.noise, "first": first}
+    if path.exists():
+        found = json.loads(about.read_text(encoding="utf-8")) if about.exists() else None
+        if found != asked:
+            raise VlaRosError(f"{path}: found demonstrations of {found}, expected {asked}: another --out, or --data {path}")
+    else:
         with contextlib.ExitStack() as stack, Progress(*BAR, console=console) as progress:
             bar = progress.add_task("demonstrations", total=len(tasks) * args.demonstrations)
             sets = []
@@ -97,6 +101,7 @@ def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
                 if failed:
                     progress.console.print(f"{task}: the expert failed {failed} of {args.demonstrations} scenes; left out")
         args.out.mkdir(parents=True, exist_ok=True)
+        about.write_text(json.dumps(asked), encoding="utf-8")
         save_demonstrations(path, demonstrations.together(sets))
     data = load_demonstrations(path)
     _check(path, data, place)
