@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vla_ros.errors import VlaRosError
+from vla_ros.files import sync
 from vla_ros.learning import sft
 from vla_ros.learning.data import Demonstrations, Inputs
 from vla_ros.policy import policy as checkpoint
@@ -133,9 +134,13 @@ def _train(
 
 
 def save_demonstrations(path: Path, data: Demonstrations) -> None:
-    """Arrays as a compressed .npz, to be read by the other lane and by later runs."""
+    """Arrays as a compressed .npz, to be read by the other lane and by later runs; whole, or not there under this name."""
     fields = {name: getattr(data, name) for name in Demonstrations.__dataclass_fields__}
-    np.savez_compressed(path, **fields)
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, **fields)
+    sync(draft)
+    draft.replace(path)
 
 
 def load_demonstrations(path: Path) -> Demonstrations:
