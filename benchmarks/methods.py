@@ -92,10 +92,10 @@ class Setup:
 
 
 SETUPS = {
-    "tabletop": Setup(("reach",), ("reach",), 160, 1_960_000, 3_400_000, 768, 48, 4),
+    "tabletop": Setup(("reach",), ("reach",), 160, 1_960_000, 3_400_000, 768, 48, 8),
     "metaworld": Setup(
         ("door-open-v3", "button-press-topdown-v3"), ("door-open-v3", "button-press-topdown-v3", "drawer-open-v3"),
-        30, 1_970_000, 4_400_000, 384, 48, 2,
+        30, 1_970_000, 4_400_000, 384, 48, 4,
     ),
 }  # fmt: skip
 SHOWN = {"door-open-v3": 30, "button-press-topdown-v3": 6}  # demonstrations of MetaWorld's tasks
