@@ -60,6 +60,7 @@ class Cell:
         self.node.create_subscription(SafetyState, "/safety/state", self.states.append, qos.STATUS)
         self.node.create_subscription(Episode, "/training/episode", self._on_episode, qos.RECORD)
         self.labels = self.node.create_client(LabelEpisode, "/episodes/label")
+        self.command: subprocess.Popen[str] | None = None
         self.outcome: Callable[[Episode], str] = lambda e: ""  # an operator's, of an episode; empty: he says nothing
 
     def _keep(self, line: OutputLine) -> None:
@@ -87,12 +88,13 @@ class Cell:
         self.episodes.clear()
         self.versions.clear()
         command = [sys.executable, "-m", "vla_ros.cli", "deploy", "--pairs", str(PAIRS), *words]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder)
+        self.command = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder)
+        return self.command
 
     def deploy(self, *words: str) -> tuple[int, str]:
         """The command, while this process goes on listening: exit status, output."""
         process = self.start(*words)
-        self.until(lambda: process.poll() is not None, "its end", 180.0)
+        self.until(lambda: process.poll() is not None, "its end", 400.0)
         out, error = process.communicate()
         return process.returncode, " ".join((out + error).split())
 
@@ -113,7 +115,15 @@ def cell(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]
         nodes = {"safety_node", "camera_node", "policy_node", "progress_node", "trainer_node", "sim_node"}
         cell.until(lambda: cell.version.number and cell.states and nodes <= set(cell.node.get_node_names()), "the cell", 90.0)
         yield cell
-    rclpy.shutdown()
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_command_is_left(cell: Cell) -> Iterator[None]:
+    """One that a failed test has left behind would go on with the cell."""
+    yield
+    if cell.command is not None and cell.command.poll() is None:
+        cell.command.kill()
 
 
 def test_what_was_practised_in_the_twin_is_tried_and_accepted(cell: Cell) -> None:

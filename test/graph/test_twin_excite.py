@@ -65,7 +65,7 @@ class Cell:
 
     def excite(self, *words: str) -> tuple[int, str]:
         process = self.start(*words)
-        self.until(lambda: process.poll() is not None, "its end", 120.0)
+        self.until(lambda: process.poll() is not None, "its end", 240.0)
         return process.returncode, "".join(process.communicate())
 
     def call(self, service: str) -> Trigger.Response:
@@ -92,7 +92,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
         cell.until(lambda: all(client.service_is_ready() for client in cell.clients.values()), "its services")
         cell.until(lambda: cell.node.count_publishers("/observation") > 0, "camera_node", 90.0)
         yield cell
-    rclpy.shutdown()
+    rclpy.try_shutdown()
 
 
 def recorded(folder: Path) -> list[Path]:

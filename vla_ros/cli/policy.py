@@ -15,6 +15,8 @@ rollback holds: the next update goes on from the version that runs.
 The marked version is what a restart resumes: the one that runs, or, while a new one shares the episodes with it on probation
 (`canary` in config/training), the proven one. An operator's choice ends that.
 
+`from` is where a version was learned, `cell` or a twin (`vla-ros deploy`); `show` has its trials on the cell as well.
+
 A version's success is the detector's, over the episodes that its successor has learned from; the newest has none yet.
 
 exit status: 0 done; 1 the policy_node refused the version; 2 bad input.
