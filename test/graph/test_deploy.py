@@ -113,7 +113,7 @@ def cell(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]
     cell = Cell(tiny, tmp_path_factory.mktemp("deploy"))
     with cell.launcher:
         nodes = {"safety_node", "camera_node", "policy_node", "progress_node", "trainer_node", "sim_node"}
-        cell.until(lambda: cell.version.number and cell.states and nodes <= set(cell.node.get_node_names()), "the cell", 90.0)
+        cell.until(lambda: cell.version.number and cell.states and nodes <= set(cell.node.get_node_names()), "the cell", 180.0)
         yield cell
     rclpy.try_shutdown()
 

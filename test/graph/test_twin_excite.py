@@ -88,9 +88,9 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
         NodeProcess("safety_node", state_rate="25.0", **simulated),
         NodeProcess("camera_node", **simulated),
     ):
-        cell.until(lambda: cell.states and cell.states[-1].state == SafetyState.HELD, "the cell", 90.0)
+        cell.until(lambda: cell.states and cell.states[-1].state == SafetyState.HELD, "the cell", 180.0)
         cell.until(lambda: all(client.service_is_ready() for client in cell.clients.values()), "its services")
-        cell.until(lambda: cell.node.count_publishers("/observation") > 0, "camera_node", 90.0)
+        cell.until(lambda: cell.node.count_publishers("/observation") > 0, "camera_node", 180.0)
         yield cell
     rclpy.try_shutdown()
 
