@@ -120,11 +120,13 @@ def share(value: float | None, bounds: Sequence[float] | None = None) -> str:
     return f"{100 * value:.0f} %" + (f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else "")
 
 
-def publish(out: Path, name: str, docs: Path | None, console: Console) -> None:
-    """Shows a report; with `docs`, its .json, .md and .png go to the results there."""
+def publish(
+    out: Path, name: str, docs: Path | None, console: Console, kinds: Sequence[str] = ("json", "md", "png")
+) -> None:  # fmt: skip
+    """Shows a report; with `docs`, its files of these kinds go to the results there."""
     if docs:
         (docs / "results").mkdir(parents=True, exist_ok=True)
-        for kind in ("json", "md", "png"):
+        for kind in kinds:
             (docs / "results" / f"{name}.{kind}").write_bytes((out / f"{name}.{kind}").read_bytes())
     console.print((out / f"{name}.md").read_text(encoding="utf-8"), markup=False)
 

@@ -29,6 +29,20 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace(path: Path, text: str) -> None:
+    """A file of which a reader, and a crash, find the old content or the new. Raises OSError; the old one stays then."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        sync(draft)
+        draft.replace(path)
+        sync(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+
+
 def write(path: Path, pieces: Iterable[bytes], digest: str, what: str) -> None:
     """A file from pieces that come in order, some of them from another machine.
 

@@ -126,3 +126,4 @@ class PolicyVersion:
     stage: str  # sft | self_improvement | ire_vla | rollback
     path: str
     metrics: dict[str, float] = field(default_factory=dict)
+    origin: str = ""  # where it was learned, if elsewhere than on the cell of its store: twin, run, version there

@@ -123,7 +123,7 @@ class FakeCell(Node):
     def _on_version(self, message: PolicyVersion) -> None:
         self.announced.append((message.number, message.probation, len(self.episodes)))
         if message.number != self.version.number:
-            self._run(message.number, probation=message.probation)
+            self._run(message.number, probation=message.probation, trial=message.trial)
 
     def _run(self, number: int, **told: bool) -> None:
         r = self.store.record(number)

@@ -17,9 +17,10 @@ from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.physics import DelayLine, Physics
 from vla_ros.twin import camera_fit, file, recording
 from vla_ros.twin import fit as fitting
-from vla_ros.twin.excitation import excitation
+from vla_ros.twin.excitation import Player, excitation
 from vla_ros.twin.parameters import FITTED, NOT_EXCITED, OF_JOINT, Estimate, Parameter, Part, Twin
 from vla_ros.twin.rehearsal import Recorder, Senses
+from vla_ros.types import JointState
 
 PANDA = RobotContract.load("panda")
 HIDDEN = Physics(
@@ -221,3 +222,44 @@ def test_intervals_of_what_is_not_fitted_are_the_bounds() -> None:
     e = Estimate(Parameter("delay", "s", 0.0, 0.0, 0.12, 1e-3), 0.0, status=NOT_EXCITED, why="stood still")
     assert e.interval == (0.0, 0.12)
     assert Part("panda_joint1", "rad", 1.0, 0.1, float("nan")).noise != 0
+
+
+def test_the_motion_begins_where_the_arm_is_however_far_that_is() -> None:
+    """Slower from further away; and its pieces are the motion."""
+    limits = SafetyFilter.for_robot(PANDA).limits
+    far = np.array([1.5, 0.8, -1.5, -0.6, 1.5, 2.8, -1.5])
+    path = excitation(PANDA, 2.0, 0, far)
+    np.testing.assert_allclose(path[0], far)
+    assert (abs(np.diff(path, axis=0)).max(0) * 200 <= 0.81 * np.array(limits.velocity)).all()
+    assert (abs(np.diff(path, 2, axis=0)).max(0) * 200**2 <= np.array(limits.acceleration)).all()
+    player = Player(PANDA, path, 10.0, "e")
+    follower, now, sent = SafetyFilter.for_robot(PANDA), 9.9, -1.0
+    commands = []
+    q = far
+    while now < player.end + 0.5:
+        if now - sent > 0.2 and not player.complete:
+            assert follower.submit(player.piece(now), now) in ("", "no_joint_state"), now
+            sent = now
+        command = follower.tick(now, JointState(now, PANDA.joints, q, np.zeros(7)))
+        if command is not None:
+            q = command.command
+            commands.append((now, q))
+        now += 0.005
+    assert player.complete
+    off = max(abs(q - path[min(len(path) - 1, max(0, round((t - 10.0) * 200)))]).max() for t, q in commands)
+    assert off < 5e-3, "the filter follows it"
+    halt = player.halt(11.0)
+    assert (halt.stamp, halt.rows.shape) == (pytest.approx(11.2), (1, 7))
+
+
+def test_what_practice_needs_of_a_twin(twin: Twin) -> None:
+    assert twin.unexcited(PANDA) == []
+
+    def without(*names: str) -> Twin:
+        lost = {n: replace(twin.estimates[n], status=NOT_EXCITED, why=f"{n} was still") for n in names}
+        return replace(twin, estimates={**twin.estimates, **lost})
+
+    assert without("gain.panda_joint5", "friction.panda_joint5").unexcited(PANDA) == [], "its damping is known"
+    assert without("gain.panda_joint5", "damping.panda_joint5", "delay").unexcited(PANDA) == [
+        "delay: delay was still", "gain.panda_joint5: gain.panda_joint5 was still",
+    ]  # fmt: skip

@@ -15,6 +15,8 @@ rollback holds: the next update goes on from the version that runs.
 The marked version is what a restart resumes: the one that runs, or, while a new one shares the episodes with it on probation
 (`canary` in config/training), the proven one. An operator's choice ends that.
 
+`from` is where a version was learned, `cell` or a twin (`vla-ros deploy`); `show` has its trials on the cell as well.
+
 A version's success is the detector's, over the episodes that its successor has learned from; the newest has none yet.
 
 exit status: 0 done; 1 the policy_node refused the version; 2 bad input.
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_ros.errors import VlaRosError
+from vla_ros.learning import deployments
 
 if TYPE_CHECKING:
     from vla_ros.policy.store import WeightStore
@@ -91,13 +94,13 @@ def _list(store: WeightStore) -> None:
     running, records = store.active(), [store.record(number) for number in numbers]
     success = _success(records)
     table = Table()
-    for name in ("", "version", "parent", "stage", "success", "date", "sha256"):
+    for name in ("", "version", "parent", "stage", "success", "date", "sha256", "from"):
         table.add_column(name, justify="right" if name in ("version", "parent", "success") else "left", no_wrap=True)
     for r in records:
         parent = "-" if not r.parent else str(r.parent) if r.parent in numbers else f"{r.parent} is missing"
         marked = running is not None and running.number == r.number
-        row = ("active" if marked else "", str(r.number), parent, r.stage, success.get(r.number, "-"), _date(r), r.sha256[:12])
-        table.add_row(*row, style="bold" if marked else None)
+        row = ["active" if marked else "", str(r.number), parent, r.stage, success.get(r.number, "-"), _date(r), r.sha256[:12]]
+        table.add_row(*row, r.origin.partition(",")[0] or "cell", style="bold" if marked else None)
     console().print(table)
 
 
@@ -116,6 +119,9 @@ def _show(store: WeightStore, number: int | None) -> None:
     to.print(f"lineage:  {' <- '.join(str(e.number) for e in store.lineage(r.number))}")
     to.print(f"success:  {success.get(number, '-')}")
     to.print(f"sha256:   {r.sha256}\nfolder:   {r.path}")
+    to.print(f"from:     {r.origin or 'the cell of this store'}", markup=False)
+    for d in (each.content for each in deployments.load(store.folder) if each.content["new"]["number"] == number):
+        to.print(f"trial:    {d['decision']} {d['at']} by {d.get('by', '?')}: {d.get('reason', '')}", markup=False)
     for name, value in sorted(r.metrics.items()):
         to.print(f"  {name:<20} {value:.6g}")
 

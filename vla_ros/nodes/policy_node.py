@@ -210,17 +210,17 @@ class PolicyNode(Node):
 
     def _on_version(self, message: PolicyVersionMsg) -> None:
         if message.number != self.version.number:
-            arguments = (message.number, message.sha256, message.probation)
-            threading.Thread(target=self._try_load, args=arguments, daemon=True).start()
+            told = {"probation": message.probation, "trial": message.trial}
+            threading.Thread(target=self._try_load, args=(message.number, message.sha256), kwargs=told, daemon=True).start()
         elif self.version.probation and not message.probation:
             self.version.probation = False
             threading.Thread(target=self._mark, daemon=True).start()
 
-    def _try_load(self, number: int, digest: str, probation: bool) -> None:
+    def _try_load(self, number: int, digest: str, **told: bool) -> None:
         try:
             if self.store and self.remote and number not in self.store.numbers():  # the trainer's is on another machine
                 self.remote.fetch(number, digest)
-            self._load(number, digest, probation=probation)
+            self._load(number, digest, **told)
         except VlaRosError as error:
             self._refused(VlaRosError(f"version {number} refused, version {self.version.number} stays: {error}"))
 

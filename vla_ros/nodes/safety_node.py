@@ -7,6 +7,7 @@ fall silent. Everything runs on one executor thread, so the filter needs no lock
 from __future__ import annotations
 
 import functools
+import math
 import os
 import time
 from contextlib import suppress
@@ -14,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import Bool, Float64MultiArray, Header
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
+from vla_ros.errors import VlaRosError
 from vla_ros.memory import Collector
 from vla_ros.msg import ActionChunk as ActionChunkMsg
 from vla_ros.msg import SafetyState as SafetyStateMsg
@@ -62,7 +66,7 @@ class SafetyNode(Node):
         self.contract = RobotContract.load(self.declare_parameter("robot", "panda").value)
         files = self.declare_parameter("safety", "").value.split(",")  # names or paths, each tightening the one before
         # Rate of /safety/state besides changes; 0 publishes every tick.
-        state_rate = self.declare_parameter("state_rate", 0.0).value
+        self._state_every = _period(self.declare_parameter("state_rate", 0.0).value)
         # A driver that publishes joint states best effort needs false.
         reliable = self.declare_parameter("reliable", True).value
         # s, DEADLINE asked of the joint states; 0 asks for none. A driver that offers no deadline would not be heard at all.
@@ -71,7 +75,6 @@ class SafetyNode(Node):
         check_controller = bool(self.declare_parameter("check_controller", False).value)
         self.filter = SafetyFilter.for_robot(self.contract, *(name.strip() for name in files if name.strip()))
         self.period = 1.0 / self.contract.control.rate
-        self._state_every = 1.0 / state_rate if state_rate > 0 else 0.0
         self._shown: tuple[SafetyMode, str, tuple[str, ...]] | None = None
         self._shown_at = 0.0
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -117,6 +120,7 @@ class SafetyNode(Node):
         self.create_timer(CHECK_PERIOD, self._survey, clock=steady)
         self.create_timer(HEARTBEAT, self._beat, clock=steady)
         self.create_timer(MARKERS, self._show, clock=steady)
+        self.add_on_set_parameters_callback(self._on_parameters)
         self._come_first()
         self._collector = Collector()
         self.get_logger().info(f"limits: {self.filter.limits.source}; commands go to {control.command_topic}")
@@ -124,6 +128,16 @@ class SafetyNode(Node):
     def destroy_node(self) -> None:
         self._collector.close()
         super().destroy_node()
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        """/safety/state may be wanted at every tick for a while: `vla-ros twin excite` records it."""
+        for parameter in parameters:
+            if parameter.name == "state_rate":
+                try:
+                    self._state_every = _period(parameter.value)
+                except VlaRosError as error:
+                    return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
 
     def _come_first(self) -> None:
         """On a loaded machine the control loop must not queue behind inference and learning; nor the middleware's threads,
@@ -330,6 +344,13 @@ class SafetyNode(Node):
             values[key] = str(getattr(counters, key))
         for key, value in values.items():
             self.diagnostics.set(key, value)
+
+
+def _period(rate: Any) -> float:
+    """s between two states; 0: one every tick."""
+    if not isinstance(rate, int | float) or not 0.0 <= rate < math.inf:
+        raise VlaRosError(f"parameter `state_rate`: found {rate}, expected a number of Hz, or 0 for every tick")
+    return 1.0 / rate if rate > 0 else 0.0
 
 
 def _state_qos(reliable: bool, deadline: float) -> QoSProfile:

@@ -171,9 +171,9 @@ class TrainerNode(Node):
             try:
                 if g.instruction and self.prompt is not None:
                     self.prompt([g.instruction])
-                self.versions.turn(self.versions.canary.trusted)
-                request = self.runner.prepare(request, lambda: handle.is_cancel_requested)
-                e = self.runner.run(request, lambda: handle.is_cancel_requested, feedback)
+                with self.versions.trial(g.policy_version):
+                    request = self.runner.prepare(request, lambda: handle.is_cancel_requested)
+                    e = self.runner.run(request, lambda: handle.is_cancel_requested, feedback)
             except Cancelled:
                 return self._cancelled(handle, result)
             except VlaRosError as error:

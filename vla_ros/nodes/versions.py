@@ -7,8 +7,10 @@ under a lock.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vla_ros.errors import VlaRosError
@@ -28,6 +30,7 @@ class Versions:
         self.swaps = 0
         self.canary = Canary(trainer.stopping.canary)
         self._trainer, self._store = trainer, trainer.store
+        self._trial = 0  # version that runs one episode because somebody asked for it
         self._marking = threading.Lock()
         self._announce = trainer.create_publisher(PolicyVersion, "policy/version", qos.STATUS)
 
@@ -35,9 +38,10 @@ class Versions:
 
     def on_active(self, message: PolicyVersion) -> None:
         """Also after an operator's rollback: what runs is what a restart resumes and the next update goes on from. Not what runs
-        a share of the episodes on probation: a trainer that starts and finds that running has the proven one back."""
+        on trial, or a share of the episodes on probation: a trainer that starts and finds that running has the proven one
+        back."""
         self.chosen = self.chosen or message.chosen
-        shares = message.probation and self.canary.share < 1
+        shares = message.trial or (message.probation and self.canary.share < 1)
         try:
             if message.sha256:  # a checkpoint that is no version yet, and a foreign policy, have none
                 if self._store.record(message.number).sha256 != message.sha256:
@@ -100,6 +104,37 @@ class Versions:
         if self.canary.trial and self.obeyed and number != self.active:
             self._run(number)
 
+    @contextlib.contextmanager
+    def trial(self, number: int) -> Iterator[None]:
+        """That version for one episode, as one on probation; 0: the one that is trusted. What ran before is back at the end,
+        however it ends, unless an operator has chosen meanwhile, and a restart resumes that at any time.
+
+        Raises:
+            VlaRosError: nothing is marked that could come back, or the policy node does not take the version.
+        """
+        self.turn(self.canary.trusted)
+        if number in (0, self.active):
+            yield
+            return
+        marked = self._store.active()
+        if marked is None or marked.number != self.active:
+            found = f"version {marked.number}" if marked else "none"
+            expected = f"version {self.active}, which runs and is to come back"
+            remedy = f"vla-ros policy activate {self.active}"
+            raise VlaRosError(f"{self._store.folder}: active: found {found}, expected {expected}: `{remedy}`")
+        self._store.record(number)
+        before, self.chosen = self.chosen, False
+        self._trial = number
+        try:
+            self._ask(number)
+            self._trainer.arrive(number)
+            yield
+        finally:
+            self._trial = 0
+            if not self.chosen and self._trainer.context.ok():
+                self._run(marked.number)
+            self.chosen = self.chosen or before
+
     def prove(self, e: Episode) -> None:
         """One episode less on probation, if it says something about the version that is."""
         if e.outcome == "aborted" or e.corrected_steps or not self.obeyed:
@@ -120,7 +155,8 @@ class Versions:
         r = self._store.record(number)
         message = PolicyVersion(
             number=r.number, parent=r.parent, sha256=r.sha256, stage=r.stage, path=r.path, metrics=json.dumps(r.metrics),
-            probation=number == self.canary.newest and self.canary.left > 0,
+            probation=number == self._trial or (number == self.canary.newest and self.canary.left > 0),
+            trial=number == self._trial,
         )  # fmt: skip
         message.header.stamp = self._trainer.get_clock().now().to_msg()
         self._announce.publish(message)

@@ -6,7 +6,6 @@ that neither a kill nor a power cut leaves anything half-written.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -104,6 +103,24 @@ class WeightStore:
 
         return self._add(record.number, save)
 
+    def adopt(self, record: PolicyVersion, parent: int, origin: str) -> PolicyVersion:
+        """Add a version of another store on this machine under the next number here; what was adopted before is not added again.
+
+        Raises:
+            VlaRosError: its weights are not those of its record, or as receive().
+        """
+        for number in self.numbers():
+            if ((here := self.record(number)).parent, here.sha256) == (parent, record.sha256):
+                return here
+        number = max(self.numbers(), default=0) + 1
+        path = Path(record.path) / WEIGHTS
+        try:
+            with path.open("rb") as file:
+                pieces = iter(lambda: file.read(1 << 20), b"")
+                return self.receive(dataclasses.replace(record, number=number, parent=parent, origin=origin), pieces)
+        except OSError as error:
+            raise VlaRosError(f"{path}: cannot be read: {error.strerror or error}") from error
+
     def _add(self, number: int, save: Callable[[Path], PolicyVersion]) -> PolicyVersion:
         """A version as a whole; `save` writes its weights file and returns its record."""
         final, draft = self.folder / f"{number:06d}", self.folder / f".{number:06d}.part"
@@ -164,15 +181,10 @@ class WeightStore:
             VlaRosError: no such version, or the disk does not take the marker; the one before stays.
         """
         self.record(number)
-        marker, draft = self.folder / ACTIVE, self.folder / f".{ACTIVE}.{os.getpid()}.part"
+        marker = self.folder / ACTIVE
         try:
-            draft.write_text(f"{number}\n")
-            files.sync(draft)
-            draft.replace(marker)
-            files.sync(self.folder)
+            files.replace(marker, f"{number}\n")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                draft.unlink()
             raise VlaRosError(f"{marker}: version {number} was not marked active: {error}; {_remedy(error)}") from error
 
     def active(self) -> PolicyVersion | None:

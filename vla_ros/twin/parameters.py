@@ -119,6 +119,13 @@ class Twin:
     def fitted(self) -> list[Estimate]:
         return [e for e in self.estimates.values() if e.status == FITTED]
 
+    def unexcited(self, contract: RobotContract) -> list[str]:
+        """What practice needs and the episodes did not tell, each with the reason: the delay, and of every joint how it answers
+        speed or acceleration (damping or gain)."""
+        known = {name for name, e in self.estimates.items() if e.status == FITTED}
+        wanted = [("delay",), *((f"damping.{joint}", f"gain.{joint}") for joint in contract.joints)]
+        return [f"{any_of[-1]}: {self.estimates[any_of[-1]].why}" for any_of in wanted if not known.intersection(any_of)]
+
     def physics(self, contract: RobotContract, values: Mapping[str, float] | None = None) -> Physics:
         """The estimate's; `values` replace some of it. Raises VlaRosError where the twin is another robot's."""
         known = {name: e.value for name, e in self.estimates.items()}
