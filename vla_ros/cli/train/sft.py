@@ -86,9 +86,9 @@ def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
     first, tasks, about = (args.seed or 0) * SCENES_APART, place.chosen(args.tasks), path.with_suffix(".json")
     asked = {"env": place.name, "tasks": list(tasks), "demonstrations": args.demonstrations, "noise": args.noise, "first": first}
     if path.exists():
-        found = json.loads(about.read_text(encoding="utf-8")) if about.exists() else None
-        if found != asked:
-            raise VlaRosError(f"{path}: found demonstrations of {found}, expected {asked}: another --out, or --data {path}")
+        there = json.loads(about.read_text(encoding="utf-8")) if about.exists() else None
+        if there != asked:
+            raise VlaRosError(f"{path}: found demonstrations of {there}, expected {asked}: another --out, or --data {path}")
     else:
         with contextlib.ExitStack() as stack, Progress(*BAR, console=console) as progress:
             bar = progress.add_task("demonstrations", total=len(tasks) * args.demonstrations)
