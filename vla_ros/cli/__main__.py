@@ -35,6 +35,7 @@ COMMANDS = (
     Command("demo", "vla_ros.cli.demo", "the whole loop in a simulated cell, with figures and a video", "run"),
     Command("train", "vla_ros.cli.train", "sft: stage 1 on demonstrations; improve: stage 2 in simulation", "run"),
     Command("twin", "vla_ros.cli.twin", "fit, check: the simulated cell made like the recorded one", "run"),
+    Command("teleop", "vla_ros.cli.teleop", "keyboard, gamepad, leader arms: a person acts, and records demonstrations", "run"),
     Command("launch", "vla_ros.cli.launch", "start all nodes of a launch file, as `ros2 launch` does", "run"),
     Command("exec", "vla_ros.cli.exec", "start one node of this package, as `ros2 run vla_ros` does", "run"),
     Command("run", "vla_ros.cli.run", "run any script that imports rclpy", "run"),

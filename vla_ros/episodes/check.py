@@ -21,6 +21,7 @@ from vla_ros.robots.observation import ENCODING, seconds
 from vla_ros.types import JOINT_DELTA, JOINT_POSITION
 
 DEMONSTRATION = "demonstration"  # metadata `kind` of an episode without policy, judge and safety filter
+TELEOPERATION = "teleoperation"  # of one in which only a person acted, through the safety filter, and nobody judged
 JITTER = 0.5  # of a frame's period: an interval further off is a missing or doubled frame
 RATE_TOLERANCE = 0.02  # of the contract's rate, for the median interval
 
@@ -60,7 +61,8 @@ class Findings:
 
 def needed_topics(metadata: dict[str, str]) -> tuple[str, ...]:
     """What an episode must hold."""
-    return (OBSERVATION, CHUNK) if metadata.get("kind") == DEMONSTRATION else (OBSERVATION, CHUNK, PROGRESS, SAFETY)
+    of_kind = {DEMONSTRATION: (OBSERVATION, CHUNK), TELEOPERATION: (OBSERVATION, CHUNK, SAFETY)}
+    return of_kind.get(metadata.get("kind", ""), (OBSERVATION, CHUNK, PROGRESS, SAFETY))
 
 
 def check_episode(path: str | Path, robot: str | RobotContract = "") -> list[Finding]:

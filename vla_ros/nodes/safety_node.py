@@ -61,7 +61,8 @@ class SafetyNode(Node):
         super().__init__("safety_node")
         self.contract = RobotContract.load(self.declare_parameter("robot", "panda").value)
         files = self.declare_parameter("safety", "").value.split(",")  # names or paths, each tightening the one before
-        # Rate of /safety/state besides changes; 0 publishes every tick.
+        # Hz, of /safety/state besides changes; 0 publishes every tick. Never under twice the observations' rate, or a recording
+        # would not tell what was executed between two of them.
         state_rate = self.declare_parameter("state_rate", 0.0).value
         # A driver that publishes joint states best effort needs false.
         reliable = self.declare_parameter("reliable", True).value
@@ -71,7 +72,7 @@ class SafetyNode(Node):
         check_controller = bool(self.declare_parameter("check_controller", False).value)
         self.filter = SafetyFilter.for_robot(self.contract, *(name.strip() for name in files if name.strip()))
         self.period = 1.0 / self.contract.control.rate
-        self._state_every = 1.0 / state_rate if state_rate > 0 else 0.0
+        self._state_every = 1.0 / max(state_rate, 2 * self.contract.observation.rate) if state_rate > 0 else 0.0
         self._shown: tuple[SafetyMode, str, tuple[str, ...]] | None = None
         self._shown_at = 0.0
         steady = Clock(clock_type=ClockType.STEADY_TIME)
