@@ -8,8 +8,9 @@ examples:
   vla-ros teleop joint_states --robot aloha --config my_leader.yaml  any topic of joint states
   vla-ros teleop record --record 'push the red cube to the left'     only records: the device's node runs elsewhere
 
-The person acts while an instruction runs: with --record in each demonstration, else whenever a task or practice runs. Launched with
-`policy:=none judge:=none` nobody else moves the arm. --sim-time for a simulated arm, at real_time_factor 1. Settings: config/teleop.
+The person acts while an instruction runs: with --record in each demonstration, else whenever a task or practice runs.
+Launched with `policy:=none judge:=none` nobody else moves the arm. --sim-time is for a simulated arm, at real_time_factor 1.
+Settings: config/teleop.
 """
 
 from __future__ import annotations

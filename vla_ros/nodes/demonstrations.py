@@ -1,5 +1,5 @@
-"""A person records demonstrations with single keys: begin, success, failure, discard. trainer_node is asked for an episode, which it
-runs and records as any other; the verdict is the operator's label on it. Everything runs on the node's executor thread.
+"""A person records demonstrations with single keys: begin, success, failure, discard. trainer_node is asked for an episode, which
+it runs and records as any other; the verdict is the operator's label on it. Everything runs on the node's executor thread.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Demonstrations:
         self._verdict = ""
         self._by_hand: dict[str, int] = {}  # steps that a person acted in, by episode
         self.kept = {"success": 0, "failure": 0, "aborted": 0}
-        self._note = ""
 
     @property
     def busy(self) -> bool:
@@ -55,17 +54,15 @@ class Demonstrations:
     @property
     def state(self) -> str:
         if self._ended is not None:
-            what = f"ended by {self._ended.termination_reason}: {HELP}"
-        elif self._runs:
-            what = f"RECORDING: {HELP}"
-        elif self._wanted:
-            what = f"{self._wanted.split(', then call')[0]}, then ENTER"
-        elif self._asked:
-            what = "the arm goes home"
-        else:
-            counts = ", ".join(f"{count} {name}" for name, count in self.kept.items() if count)
-            what = f"ENTER: the arm goes home and the next demonstration begins{f' ({counts})' if counts else ''}; q: quit"
-        return f"{self._note}; {what}" if self._note else what
+            return f"ended by {self._ended.termination_reason}: {HELP}"
+        if self._runs:
+            return f"RECORDING: {HELP}"
+        if self._wanted:
+            return f"{self._wanted.split(', then call')[0]}, then ENTER"
+        if self._asked:
+            return "the arm goes home"
+        counts = ", ".join(f"{count} {name}" for name, count in self.kept.items() if count)
+        return f"ENTER: go home and begin; q: quit{f' ({counts})' if counts else ''}"
 
     def press(self, key: str) -> bool:
         """Whether it is a key of this."""
@@ -82,15 +79,16 @@ class Demonstrations:
             self._ready.call_async(Trigger.Request())
         elif not self.busy:
             if not self._run.server_is_ready():
-                self._note = "nobody offers /run_task; is trainer_node running?"
+                self._warn("nobody offers /run_task; is trainer_node running?")
                 return
-            self._note, self._verdict, self._asked = "", "", True
+            self._verdict, self._asked = "", True
             self._run.send_goal_async(self._goal).add_done_callback(self._on_accepted)
 
     def _on_accepted(self, future: Any) -> None:
         handle = future.result()
         if not handle.accepted:
-            self._asked, self._note = False, "refused: another goal is running"
+            self._asked = False
+            self._warn("refused: another goal is running")
             return
         self._handle = handle
         handle.get_result_async().add_done_callback(self._on_result)
@@ -99,7 +97,7 @@ class Demonstrations:
         result = future.result().result
         self._handle, self._asked, self._runs = None, False, False
         if not result.episode_id:
-            self._note = f"not recorded: {result.termination_reason}"
+            self._warn(f"not recorded: {result.termination_reason}")
             return
         self._ended = result
         if self._verdict:
@@ -121,13 +119,16 @@ class Demonstrations:
     def _on_labelled(self, future: Any) -> None:
         answer, episode = future.result(), self._ended
         if not answer.success:
-            self._note, self._verdict = f"NOT labelled: {answer.message}", ""
+            self._verdict = ""
+            self._warn(f"not labelled: {answer.message}")
             return
         hand = f", {self._by_hand[episode.episode_id]} by hand" if episode.episode_id in self._by_hand else ""
         self.kept[self._verdict] += 1
-        self._note = f"{Path(episode.file).name}: {self._verdict}, {episode.steps} steps{hand}"
-        self._node.get_logger().info(self._note)
+        self._node.get_logger().info(f"{Path(episode.file).name}: {self._verdict}, {episode.steps} steps{hand}")
         self._ended, self._verdict = None, ""
+
+    def _warn(self, text: str) -> None:
+        self._node.get_logger().warning(text)
 
     def _on_training(self, message: TrainingState) -> None:
         self._wanted = message.message if message.phase in ("reset_wanted", "stopped") and self._asked else ""

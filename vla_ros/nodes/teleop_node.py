@@ -6,6 +6,7 @@ One executor thread does everything; keys and joystick are read without waiting.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -44,6 +45,7 @@ PERIOD = 0.05  # s between velocities
 SHOW = 0.1  # s between lines of the state
 SILENT = 0.2  # s without a Joy message, which joy_node repeats 20 times a second
 AGAIN = 1.0  # s until a joystick that has gone is looked for again
+SILENT_POLICY = 1.0  # s without a chunk: nobody acts
 SHOWN = 5.0  # s for which a refusal is shown
 
 
@@ -63,7 +65,8 @@ class TeleopNode(Node):
         if self.terminal < 0 and (source == "keyboard" or records):
             raise VlaRosError("standard input is no terminal, so there are no keys: run `vla-ros teleop` in a terminal")
         self.state = "nothing is sent"  # of the source
-        self._told, self._acts, self._refused = "", "", (0.0, "")
+        self._told = ""
+        self._acts, self._refused = (-math.inf, ""), (-math.inf, "")  # s, monotonic, and what was heard then
         self.diagnostics = Diagnostics(self, "teleop", self.contract.robot)
         self._send: Callable[[], None] = lambda: None
         self._keyboard: Keyboard | None = None
@@ -195,7 +198,7 @@ class TeleopNode(Node):
         self.get_logger().error(f"{error}; nothing is sent", throttle_duration_sec=2.0)
 
     def _on_chunk(self, message: ActionChunk) -> None:
-        self._acts = "person" if message.corrected else "policy"
+        self._acts = time.monotonic(), "person" if message.corrected else "policy"
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         """What policy_node refuses."""
@@ -223,9 +226,10 @@ class TeleopNode(Node):
 
     def _show(self) -> None:
         """One line that is written over and over in a terminal, and else the log's when something has changed."""
-        parts = [self.state, f"{self._acts} acts" if self._acts else "no chunk of policy_node"]
+        acts = self._acts[1] if time.monotonic() - self._acts[0] < SILENT_POLICY else "nobody"
+        parts = [self.state, f"{acts} acts"]
         if self.demonstrations is not None:
-            parts.append(self.demonstrations.state)
+            parts.insert(0, self.demonstrations.state)
         if time.monotonic() - self._refused[0] < SHOWN:
             parts.append(self._refused[1])
         line = " | ".join(parts)

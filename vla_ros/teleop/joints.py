@@ -120,9 +120,10 @@ class JointSources:
         if source.grip:
             if not -OVERSHOOT <= source.grip.share(raw) <= 1 + OVERSHOOT:
                 low, high = sorted((source.grip.closed[0], source.grip.open[0]))
+                expected = f"expected {low:g} to {high:g}, as {self.path} says"
                 raise VlaRosError(
-                    f"{topic}: '{theirs}', which leads '{source.joint}': found {raw:g}, expected {low:g} to {high:g} ({self.path}): is "
-                    "it another joint, or in metres where radians are due? Or calibrate: vla-ros teleop --calibrate"
+                    f"{topic}: '{theirs}', which leads '{source.joint}': found {raw:g}, {expected}: is it another joint, or in "
+                    "metres where radians are due? Or calibrate: vla-ros teleop --calibrate"
                 )
             return
         k = self.contract.joints.index(source.joint)
@@ -210,7 +211,7 @@ def _sources(section: Section, contract: RobotContract) -> dict[str, Source]:
             grip = Grip(where.numbers("closed", 2), where.numbers("open", 2))
             if grip.closed[0] == grip.open[0] or grip.closed[1] >= grip.open[1]:
                 raise where.wrong(
-                    "open", f"another place of the device, and a finger further out than closed ({grip.closed[1]:g} m)"
+                    "open", f"another place, and a finger further out than closed ({grip.closed[1]:g} m)"
                 )
         joint = where.text(key)
         if joint not in contract.joints:
