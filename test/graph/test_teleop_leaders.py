@@ -19,19 +19,20 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, Header
 from std_srvs.srv import Trigger
 from vla_ros.action import RunTask
-from vla_ros.msg import SafetyState, TrainingState
+from vla_ros.msg import ActionChunk, Instruction, SafetyState, TrainingState
 from vla_ros.srv import LabelEpisode
 
 from vla_ros.cli.train.sft import read
 from vla_ros.episodes.check import check_episode
 from vla_ros.episodes.trajectory import load_trajectory
 from vla_ros.nodes import convert, qos
+from vla_ros.paths import share
 from vla_ros.robots.contract import RobotContract
 from vla_ros.types import SafetyMode
 
 RATE, PICTURES = 100, 10  # Hz, that a busy machine can serve
 ARM = ["waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate"]
-OPEN, CLOSED = -0.8, -1.65  # rad, of a leader's gripper
+OPEN, CLOSED = 0.3083, -0.6842  # rad, of a leader's gripper
 
 
 def small_aloha(folder: Path) -> RobotContract:
@@ -51,9 +52,11 @@ class Aloha(Node):
         self.contract = contract
         self.q = np.array(contract.posture)
         self.v = np.zeros(14)
-        self.leader, self.gripper, self.unit = self.q.copy(), OPEN, 1.0
+        self.leader, self.gripper = self.q.copy(), 0.02  # m, where radians are due
         self.led: list[JointState] = []
         self.states: list[SafetyState] = []
+        self.chunks: list[ActionChunk] = []
+        self.instruction = Instruction()
         self.training = TrainingState()
         self.ticks = 0
         self.clock = self.create_publisher(Clock, "/clock", 10)
@@ -65,14 +68,24 @@ class Aloha(Node):
         self.create_subscription(JointState, "/teleop/joint_states", self.led.append, qos.SENSOR)
         self.create_subscription(SafetyState, "/safety/state", self.states.append, qos.RECORD)
         self.create_subscription(TrainingState, "/training/state", lambda m: setattr(self, "training", m), qos.STATUS)
-        self.create_timer(2 / RATE, self._tick)  # at half pace, as long as this process is awake: a busy machine cannot be late
+        self.create_subscription(ActionChunk, "/policy/chunk", self.chunks.append, qos.RECORD)
+        self.create_subscription(Instruction, "/instruction", lambda m: setattr(self, "instruction", m), qos.STATUS)
+        self.create_timer(1 / RATE, self._tick)
 
     @property
     def now(self) -> float:
         """s, of the clock that everybody follows."""
         return 1000.0 + self.ticks / RATE
 
+    def _late(self) -> bool:
+        """Somebody is still busy with what was before: on a machine that others share, time waits."""
+        answered = self.chunks and self.instruction.text and convert.seconds(self.chunks[-1].observation_stamp)
+        safe = self.states and convert.seconds(self.states[-1].header.stamp)
+        return bool(safe and self.now - safe > 0.06) or bool(answered and self.now - answered > 0.25)
+
     def _tick(self) -> None:
+        if self._late():
+            return
         self.ticks += 1
         self.clock.publish(Clock(clock=convert.stamp(self.now)))
         self._move()
@@ -97,7 +110,7 @@ class Aloha(Node):
 
     def _lead(self) -> None:
         for k, publisher in enumerate(self.leaders):
-            position = [*self.leader[7 * k : 7 * k + 6].tolist(), self.gripper * self.unit]
+            position = [*self.leader[7 * k : 7 * k + 6].tolist(), self.gripper]
             publisher.publish(JointState(header=self._header(), name=[*ARM, "gripper"][::-1], position=position[::-1]))
 
 
@@ -107,7 +120,9 @@ def test_leader_arms_demonstrate(tmp_path: Path) -> None:
     node, executor = Aloha(contract), SingleThreadedExecutor()
     executor.add_node(node)
     run = ActionClient(node, RunTask, "/run_task")
-    folder = tmp_path / "episodes"
+    folder, config = tmp_path / "episodes", tmp_path / "leaders.yaml"
+    patient = yaml.safe_load((share() / "config" / "teleop" / "leaders.yaml").read_text()) | {"timeout": 1.0}
+    config.write_text(yaml.safe_dump(patient))
 
     def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> None:
         try:
@@ -125,12 +140,11 @@ def test_leader_arms_demonstrate(tmp_path: Path) -> None:
     given: dict[str, dict[str, Any]] = {
         "safety_node": {"state_rate": 25.0}, "camera_node": {}, "policy_node": {"policy": "none"},
         "trainer_node": {"policy": "none", "episodes_dir": folder, "store": tmp_path / "store", "reset": "operator"},
-        "teleop_node": {"source": "leaders"},
+        "teleop_node": {"source": "leaders", "config": config},
     }  # fmt: skip
     with ExitStack() as stack:
-        processes = [
-            stack.enter_context(NodeProcess(name, robot=contract.path, use_sim_time=True, **more)) for name, more in given.items()
-        ]
+        common = {"robot": contract.path, "use_sim_time": True}
+        processes = [stack.enter_context(NodeProcess(name, **common, **more)) for name, more in given.items()]
         until(run.server_is_ready, "trainer_node", 180)
         until(lambda: node.count_publishers("/teleop/joint_states"), "teleop_node", 180)
         sent = run.send_goal_async(RunTask.Goal(instruction="lift the lid", time_limit=60.0))
@@ -147,7 +161,6 @@ def test_leader_arms_demonstrate(tmp_path: Path) -> None:
         node.leader[2] += 0.5
         wait()
         node.leader[2] -= 0.5
-        node.gripper, node.unit = 0.03, 1.0  # the finger's metres
         wait()
         assert node.led == [], "a leader that is elsewhere, or in another unit, moves nothing"
         np.testing.assert_allclose(node.q, contract.posture, atol=1e-3)
@@ -175,7 +188,9 @@ def test_leader_arms_demonstrate(tmp_path: Path) -> None:
     rclpy.shutdown()
     assert [status for status, _ in ended] == [0] * 5, ended
     assert SafetyMode.LATCHED not in {m.state for m in node.states}
-    assert "metres where radians are due" in ended[-1][1]
+    log = ended[-1][1]
+    assert "apart: 'left_elbow' leader 1.66, arm 1.16 rad" in log
+    assert "units: the grippers were only seen at 0.020 to 0.020" in log
     path = Path(episode.file)
     assert check_episode(path, contract) == []
     data = load_trajectory(path, contract)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ CONFIG = share() / "config" / "teleop"
 POSTURE = np.array(ALOHA.posture)
 LEFT, RIGHT = "/leader_left/joint_states", "/leader_right/joint_states"
 NAMES = ["gripper", "wrist_rotate", "wrist_angle", "forearm_roll", "elbow", "shoulder", "waist", "left_finger"]
-OPEN, CLOSED = -0.8, -1.65  # rad, of ALOHA's leader
+OPEN, CLOSED = 0.3083, -0.6842  # rad, of ALOHA's leader
 
 
 def changed(folder: Path, name: str, **values: object) -> Path:
@@ -184,6 +185,19 @@ def test_leaders_lead_from_where_the_arms_are_and_not_before() -> None:
     np.testing.assert_allclose(leaders.command()[[6, 13]], (0.01844 + 0.058) / 2)  # type: ignore[index]
 
 
+def test_grippers_in_metres_never_begin() -> None:
+    """A finger's metres may lie within the motor's radians, but they do not close."""
+    leaders = Leaders()
+    for gripper in (0.024, 0.012, 0.02):
+        leaders.gripper = gripper
+        assert leaders.command() is None
+    told = r"units: the grippers were only seen at 0.012 to 0.024, 0.012 to 0.024: are these metres, where .* expects radians\?"
+    assert re.fullmatch(told, leaders.sources.state), leaders.sources.state
+    leaders.gripper = OPEN
+    leaders.command()
+    assert leaders.sources.state == "near: close the grippers to begin"
+
+
 def begun(path: Path = CONFIG / "leaders.yaml") -> Leaders:
     leaders = Leaders(path)
     for gripper in (OPEN, CLOSED, OPEN):
@@ -235,8 +249,8 @@ def test_a_leader_that_goes_a_little_further_than_its_follower_stands_at_the_lim
 
 BAD: dict[str, tuple[Callable[[Leaders], object], str]] = {
     "metres for radians": (
-        lambda x: x.say(gripper=0.03),
-        "'gripper', which leads 'left_gripper': found 0.03, expected -1.65 to -0.8, .*metres where radians are due",
+        lambda x: x.say(gripper=2.5),
+        "'gripper', which leads 'left_gripper': found 2.5, expected -0.6842 to 0.3083, .*metres where radians are due",
     ),
     "degrees": (lambda x: x.say(waist=20.0), "'waist', .* found 20, expected -3.14.* rad; are these degrees"),
     "not finite": (lambda x: x.say(elbow=math.nan), "'elbow': found nan, expected a finite number"),
@@ -258,11 +272,11 @@ def test_what_cannot_be_is_named_and_does_not_move(name: str) -> None:
 
 def test_calibration_tells_what_the_grippers_did() -> None:
     leaders = Leaders()
-    for raw in (-1.5, -0.9, -1.6):
+    for raw in (-0.5, 0.25, -0.6):
         leaders.gripper = raw
         leaders.say()
     assert leaders.sources.calibration().splitlines()[0] == (
-        "/leader_left/joint_states: gripper: {joint: left_gripper, closed: [-1.6000, 0.01844], open: [-0.9000, 0.058]}"
+        "/leader_left/joint_states: gripper: {joint: left_gripper, closed: [-0.6000, 0.01844], open: [0.2500, 0.058]}"
     )
 
 

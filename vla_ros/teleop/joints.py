@@ -22,6 +22,7 @@ from vla_ros.types import Array, JointState
 
 BEGIN = ("near", "grippers")
 OVERSHOOT = 0.3  # rad, or share of a gripper's way: what a leader's joint may go beyond the follower's; more is another unit
+METRES = 0.07  # m, that no finger goes beyond
 CLOSED, OPEN = 0.15, 0.5  # share of a gripper's way
 
 
@@ -178,12 +179,20 @@ class JointSources:
         if (far := np.flatnonzero(away > self._near)).size:
             far = far[np.argsort(-away[far])][:3]
             self.state = f"apart: {self._told(far.tolist(), wanted, measured)}"
+        elif self._begin == "grippers" and self._in_metres():
+            ranges = ", ".join(f"{low:.3f} to {high:.3f}" for low, high in self.seen.values())
+            self.state = f"units: the grippers were only seen at {ranges}: are these metres, where {self.path} expects radians?"
         elif self._begin == "grippers" and not (self._opened and max(shares) < CLOSED):
             self.state = f"near: {'' if self._opened else 'open, then '}close the grippers to begin"
         elif self._begin == "near" and self._let_go:
             self.state = "let go"
         else:
             self.leads, self._let_go, self.state = True, False, "leads"
+
+    def _in_metres(self) -> bool:
+        """What has been seen of the grippers could be their fingers' metres, and the radians that are expected are far more."""
+        large = max(abs(end[0]) for grip in self._grips.values() for end in (grip.closed, grip.open))
+        return large > 4 * METRES and all(low >= 0.0 and high <= METRES for low, high in self.seen.values())
 
     def _told(self, at: Sequence[int], wanted: Array, measured: Array) -> str:
         joints = self.contract.joints
@@ -210,9 +219,7 @@ def _sources(section: Section, contract: RobotContract) -> dict[str, Source]:
             where, key = section.section(theirs).check_keys("joint", "closed", "open"), "joint"
             grip = Grip(where.numbers("closed", 2), where.numbers("open", 2))
             if grip.closed[0] == grip.open[0] or grip.closed[1] >= grip.open[1]:
-                raise where.wrong(
-                    "open", f"another place, and a finger further out than closed ({grip.closed[1]:g} m)"
-                )
+                raise where.wrong("open", f"another place, and a finger further out than closed ({grip.closed[1]:g} m)")
         joint = where.text(key)
         if joint not in contract.joints:
             raise where.wrong(key, f"a joint of {contract.path}: {', '.join(contract.joints)}")
