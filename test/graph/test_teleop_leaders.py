@@ -155,12 +155,12 @@ def test_leader_arms_demonstrate(tmp_path: Path) -> None:
         until(lambda: node.states and node.states[-1].episode_id, "the episode")
 
         def wait() -> None:
-            count = len(node.states) + 40
+            count = len(node.states) + 20
             until(lambda: len(node.states) > count, "time to pass")
 
-        node.leader[2] += 0.5
-        wait()
         node.leader[2] -= 0.5
+        wait()
+        node.leader[2] += 0.5
         wait()
         assert node.led == [], "a leader that is elsewhere, or in another unit, moves nothing"
         np.testing.assert_allclose(node.q, contract.posture, atol=1e-3)
@@ -168,9 +168,9 @@ def test_leader_arms_demonstrate(tmp_path: Path) -> None:
             node.gripper = gripper
             wait()
         until(lambda: node.led, "leading")
-        for step in range(100):
-            node.leader[[0, 7]] = 0.003 * step, -0.003 * step
-            node.gripper = CLOSED + (OPEN - CLOSED) * step / 99
+        for step in range(50):
+            node.leader[[0, 7]] = 0.006 * step, -0.006 * step
+            node.gripper = CLOSED + (OPEN - CLOSED) * step / 49
             count = len(node.led)
             until(lambda: len(node.led) > count, "what the leader says")  # noqa: B023 (called here)
         goal = node.leader.copy()
@@ -189,7 +189,7 @@ def test_leader_arms_demonstrate(tmp_path: Path) -> None:
     assert [status for status, _ in ended] == [0] * 5, ended
     assert SafetyMode.LATCHED not in {m.state for m in node.states}
     log = ended[-1][1]
-    assert "apart: 'left_elbow' leader 1.66, arm 1.16 rad" in log
+    assert "apart: 'left_elbow' leader 0.66, arm 1.16 rad" in log
     assert "units: the grippers were only seen at 0.020 to 0.020" in log
     path = Path(episode.file)
     assert check_episode(path, contract) == []
