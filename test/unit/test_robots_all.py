@@ -31,7 +31,7 @@ VX300S_SCREWS = np.array([
     [0, 1, 0, -0.42705, 0, 0.35955], [1, 0, 0, 0, 0.42705, 0],
 ])  # fmt: skip
 LAST_JOINT = 0.05955 + 0.2 + 0.1 + 0.069744  # m, of the wrist's rotation along x at zero
-# a rad/s, b rad/s², lower and upper end rad of -a + sqrt(b d): the same document, "Limits for Franka Research 3", and libfranka 0.10's
+# a rad/s, b rad/s², lower and upper end rad of -a + sqrt(b d): the same document, "Limits for Franka Research 3", and libfranka's
 # rate_limiting.h; then as since 2025 (frankarobotics/docs, source/control-parameters-joint-fr3.csv).
 FR3_SPEED = {
     "fr3_joint1": (0.30, 12.0, -2.75010, 2.75010), "fr3_joint2": (0.20, 5.17, -1.79180, 1.79180),
