@@ -309,7 +309,7 @@ class EpisodeRunner:
         if material := str(self.node.get_parameter("material").value):
             metadata["material"] = material
         instruction = request.instruction
-        monitor, limited, steps = EpisodeMonitor(name, request.time_limit), self.limited_ticks, 0
+        monitor, limited = EpisodeMonitor(name, request.time_limit), self.limited_ticks
         # On a cell a recorder that waits would lose messages unseen, in the middleware; simulated time can wait.
         patience = None if qos.simulated(self.node) else 0.0
         with EpisodeWriter(path, metadata, patience=patience) as writer:
@@ -325,15 +325,7 @@ class EpisodeRunner:
                 )
             )  # fmt: skip
             try:
-                while not monitor.reason:
-                    more = lambda seen=steps: bool(monitor.reason) or monitor.steps > seen  # noqa: E731
-                    if not self.wait(more, STALLED, cancelled, time.monotonic):
-                        monitor.observe(float("inf"))  # nobody drives the arm
-                    steps = monitor.steps
-                    feedback(monitor)
-            except Cancelled:
-                monitor.cancel()
-            try:
+                self._follow(monitor, cancelled, feedback)
                 period = 1 / self.contract.observation.rate  # without the states up to the end nobody knows what was executed
                 last = lambda: monitor.has_all(self._stamp) and self._safe >= self._stamp - period  # noqa: E731
                 self.wait(last, LATE, now=time.monotonic)
@@ -359,3 +351,19 @@ class EpisodeRunner:
             final_steps_to_go=monitor.final_steps_to_go, policy_version=monitor.policy_version,
             limited_ticks=limited, corrected_steps=monitor.corrected_steps, file=str(path.resolve()),
         )  # fmt: skip
+
+    def _follow(
+        self, monitor: EpisodeMonitor, cancelled: Callable[[], bool], feedback: Callable[[EpisodeMonitor], None]
+    ) -> None:
+        """Until the episode ends, by itself or because it is cancelled."""
+        steps = 0
+        while not monitor.reason:
+            more = lambda seen=steps: bool(monitor.reason) or monitor.steps > seen  # noqa: E731
+            try:
+                if not self.wait(more, STALLED, cancelled, time.monotonic):
+                    monitor.observe(float("inf"))  # nobody drives the arm
+            except Cancelled:
+                monitor.cancel()
+                return
+            steps = monitor.steps
+            feedback(monitor)
