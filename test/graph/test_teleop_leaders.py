@@ -58,7 +58,7 @@ class Aloha(Node):
         self.chunks: list[ActionChunk] = []
         self.instruction = Instruction()
         self.training = TrainingState()
-        self.ticks = 0
+        self.ticks, self.started = 0, False
         self.clock = self.create_publisher(Clock, "/clock", 10)
         self.joints = self.create_publisher(JointState, contract.control.state_topic, 10)
         cameras = (contract.cameras[name] for name in contract.observation.cameras)
@@ -84,7 +84,7 @@ class Aloha(Node):
         return bool(safe and self.now - safe > 0.06) or bool(answered and self.now - answered > 0.25)
 
     def _tick(self) -> None:
-        if self._late():
+        if not self.started or self._late():
             return
         self.ticks += 1
         self.clock.publish(Clock(clock=convert.stamp(self.now)))
@@ -145,8 +145,9 @@ def test_leader_arms_demonstrate(tmp_path: Path) -> None:
     with ExitStack() as stack:
         common = {"robot": contract.path, "use_sim_time": True}
         processes = [stack.enter_context(NodeProcess(name, **common, **more)) for name, more in given.items()]
-        until(run.server_is_ready, "trainer_node", 180)
+        until(run.server_is_ready, "trainer_node", 240)
         until(lambda: node.count_publishers("/teleop/joint_states"), "teleop_node", 180)
+        node.started = True
         sent = run.send_goal_async(RunTask.Goal(instruction="lift the lid", time_limit=60.0))
         until(sent.done, "acceptance")
         result = sent.result().get_result_async()
