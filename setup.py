@@ -22,7 +22,11 @@ def data_files() -> list[tuple[str, list[str]]]:
 
 OPENPI = ["msgpack>=1.0", "websockets>=15"]  # policies behind a server of openpi's protocol
 RAY = ["ray>=2.40"]  # simulation workers on a cluster
-DEV = [*OPENPI, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "ruckig>=0.14", "types-PyYAML>=6.0"]
+ALOHA = ["h5py>=3.10"]  # import of ALOHA's HDF5 files
+DEV = [
+    *OPENPI, *ALOHA, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11",
+    "ruckig>=0.14", "types-PyYAML>=6.0",
+]  # fmt: skip
 
 setup(
     name="vla_ros",
@@ -63,6 +67,6 @@ setup(
         "imageio-ffmpeg>=0.5",
         "pyarrow>=17",
     ],
-    extras_require={"openpi": OPENPI, "ray": RAY, "dev": DEV, "all": [*DEV, *RAY]},
+    extras_require={"openpi": OPENPI, "ray": RAY, "aloha": ALOHA, "dev": DEV, "all": [*DEV, *RAY]},
     entry_points={"console_scripts": ["vla-ros = vla_ros.cli.__main__:main"]},
 )

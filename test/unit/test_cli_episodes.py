@@ -294,7 +294,7 @@ def test_export_and_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert run("check", tmp_path / "set") == 1, "the installed contract has four cameras"
     assert "expected observation.images.cam_low" in capsys.readouterr().out
     assert run("import", tmp_path / "all", "--out", tmp_path / "more") == 2
-    assert "info.json: cannot be read" in capsys.readouterr().err
+    assert "found none of the formats that can be imported, expected meta/info.json" in capsys.readouterr().err
 
 
 def test_export_of_the_panda(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,11 +31,19 @@ VX300S_SCREWS = np.array([
     [0, 1, 0, -0.42705, 0, 0.35955], [1, 0, 0, 0, 0.42705, 0],
 ])  # fmt: skip
 LAST_JOINT = 0.05955 + 0.2 + 0.1 + 0.069744  # m, of the wrist's rotation along x at zero
-FR3_SPEED = {  # a rad/s, b rad/s², lower and upper end rad of -a + sqrt(b d): the same document, "Limits for Franka Research 3"
+# a rad/s, b rad/s², lower and upper end rad of -a + sqrt(b d): the same document, "Limits for Franka Research 3", and libfranka's
+# rate_limiting.h; then as since 2025 (frankarobotics/docs, source/control-parameters-joint-fr3.csv).
+FR3_SPEED = {
     "fr3_joint1": (0.30, 12.0, -2.75010, 2.75010), "fr3_joint2": (0.20, 5.17, -1.79180, 1.79180),
     "fr3_joint3": (0.20, 7.00, -2.90650, 2.90650), "fr3_joint4": (0.30, 8.00, -3.04810, -0.14580),
     "fr3_joint5": (0.35, 34.0, -2.81010, 2.81010), "fr3_joint6": (0.35, 11.0, 0.54092, 4.52050),
     "fr3_joint7": (0.35, 34.0, -3.01960, 3.01960),
+}  # fmt: skip
+FR3_SPEED_2025 = {
+    "fr3_joint1": (0.6599, 12.0, -2.9007, 2.9007), "fr3_joint2": (0.2517, 5.17, -1.8361, 1.8361),
+    "fr3_joint3": (0.2000, 7.0, -2.9007, 2.9007), "fr3_joint4": (0.3533, 8.0, -3.0770, -0.1169),
+    "fr3_joint5": (0.5757, 34.0, -2.8763, 2.8763), "fr3_joint6": (0.4878, 11.0, 0.4398, 4.6216),
+    "fr3_joint7": (0.4628, 34.0, -3.0508, 3.0508),
 }  # fmt: skip
 
 
@@ -98,10 +106,11 @@ def test_limits_of_the_fr3() -> None:
     np.testing.assert_array_equal(limits.effort, [87.0] * 4 + [12.0] * 3)
 
 
-def test_the_fr3_is_fast_only_where_its_controller_allows_it() -> None:
+@pytest.mark.parametrize("curve", [FR3_SPEED, FR3_SPEED_2025])
+def test_the_fr3_is_fast_only_where_its_controller_allows_it(curve: dict[str, tuple[float, float, float, float]]) -> None:
     limits = Limits.load(RobotContract.load("fr3"))
     for name, low, high, fastest in zip(limits.joints, limits.lower, limits.upper, limits.velocity, strict=True):
-        a, b, first, last = FR3_SPEED[name]
+        a, b, first, last = curve[name]
         allowed = -a + math.sqrt(b * min(low - first, last - high))
         assert fastest <= allowed + 1e-3, f"{name}: {fastest} rad/s, at the ends of its range {allowed:.3f} are allowed"
 

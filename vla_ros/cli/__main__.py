@@ -36,6 +36,7 @@ COMMANDS = (
     Command("train", "vla_ros.cli.train", "sft: stage 1 on demonstrations; improve: stage 2 in simulation", "run"),
     Command("twin", "vla_ros.cli.twin", "excite, fit, check: the simulated cell made like the recorded one", "run"),
     Command("deploy", "vla_ros.cli.deploy", "practise in the twin, try on the cell, accept or keep the old version", "run"),
+    Command("teleop", "vla_ros.cli.teleop", "keyboard, gamepad, leader arms: a person acts, and records demonstrations", "run"),
     Command("launch", "vla_ros.cli.launch", "start all nodes of a launch file, as `ros2 launch` does", "run"),
     Command("exec", "vla_ros.cli.exec", "start one node of this package, as `ros2 run vla_ros` does", "run"),
     Command("run", "vla_ros.cli.run", "run any script that imports rclpy", "run"),

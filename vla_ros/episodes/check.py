@@ -22,6 +22,7 @@ from vla_ros.types import JOINT_DELTA, JOINT_POSITION
 
 DEMONSTRATION = "demonstration"  # metadata `kind` of an episode without policy, judge and safety filter
 EXCITATION = "excitation"  # of one that `vla-ros twin excite` has played: its frames are no steps to learn from
+TELEOPERATION = "teleoperation"  # of one in which only a person acted, through the safety filter, and nobody judged
 JITTER = 0.5  # of a frame's period: an interval further off is a missing or doubled frame
 RATE_TOLERANCE = 0.02  # of the contract's rate, for the median interval
 
@@ -61,9 +62,10 @@ class Findings:
 
 def needed_topics(metadata: dict[str, str]) -> tuple[str, ...]:
     """What an episode must hold."""
-    if metadata.get("kind") == EXCITATION:
-        return OBSERVATION, SAFETY
-    return (OBSERVATION, CHUNK) if metadata.get("kind") == DEMONSTRATION else (OBSERVATION, CHUNK, PROGRESS, SAFETY)
+    of_kind = {
+        EXCITATION: (OBSERVATION, SAFETY), DEMONSTRATION: (OBSERVATION, CHUNK), TELEOPERATION: (OBSERVATION, CHUNK, SAFETY)
+    }  # fmt: skip
+    return of_kind.get(metadata.get("kind", ""), (OBSERVATION, CHUNK, PROGRESS, SAFETY))
 
 
 def check_episode(path: str | Path, robot: str | RobotContract = "") -> list[Finding]:

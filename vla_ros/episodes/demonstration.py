@@ -1,14 +1,17 @@
-"""An episode of a LeRobot set as a recording of ours: for `vla-ros episodes`, and for `vla-ros safety replay`, which tells
-what a safety envelope would have changed in it."""
+"""Episodes of other recorders (LeRobot sets, ROS 2 bags, ALOHA's HDF5) as recordings of ours: for `vla-ros episodes`, training,
+and `vla-ros safety replay`, which tells what a safety envelope would have changed in them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vla_ros.episodes.check import DEMONSTRATION
+from vla_ros.episodes.folder import read_info
 from vla_ros.episodes.lerobot import LeRobotEpisode
 from vla_ros.episodes.lerobot_meta import CORRECTED, JOINTS, SUCCESS
 from vla_ros.episodes.messages import header, observation, time, write
@@ -16,9 +19,49 @@ from vla_ros.episodes.tensors import CHUNK, OBSERVATION
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
-from vla_ros.types import JOINT_POSITION
+from vla_ros.types import JOINT_POSITION, Array, Image
 
 FIRST_STAMP = 1.0  # s, of the first frame where the set does not tell when it was recorded; 0 means "no time" in ROS
+BEYOND = 0.1, 0.2  # rad beyond a joint's limit that a real arm may be measured at; of a gripper, share of its way
+
+
+@dataclass(frozen=True)
+class Step:
+    """An observation, and where the joints were told to be at the next one."""
+
+    stamp: float  # s
+    images: dict[str, Image]  # by camera, [H, W, 3] RGB at the contract's size
+    position: Array  # [n] rad, m in the contract's order
+    command: Array  # [n] rad, m
+    velocity: Array | None = None  # [n]; None: not recorded
+    skew: float = 0.0  # s, the largest difference of an image's stamp
+    corrected: bool = False  # a person took over from a policy
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """An episode that somebody else recorded; its steps are read when they are asked for."""
+
+    name: str
+    source: str  # what tells it from every other one: file, size, number
+    instruction: str
+    steps: Callable[[], Iterator[Step]]
+
+
+def write_new(folder: Path, episode: Incoming, contract: RobotContract) -> bool:
+    """Writes <folder>/<name>.mcap, complete or not at all; False where it is there already, from an import that was interrupted.
+
+    Raises:
+        VlaRosError: the episode has a fault, or the file is of another source.
+    """
+    path = folder / f"{episode.name}.mcap"
+    if path.exists():
+        if (found := read_info(path).metadata.get("source", "nothing")) != episode.source:
+            raise VlaRosError(f"{path}: exists already, made of {found}, not of {episode.source}; choose another --out")
+        return False
+    metadata = {"episode_id": episode.name, "instruction": episode.instruction, "source": episode.source}
+    write_steps(path, metadata, contract, episode.steps())
+    return True
 
 
 def write_demonstration(folder: Path, episode: LeRobotEpisode, contract: RobotContract) -> Path:
@@ -35,34 +78,58 @@ def write_demonstration(folder: Path, episode: LeRobotEpisode, contract: RobotCo
             "actions can be written as commands for the joints"
         )
     name = str(episode.ours.get("episode_id") or f"episode-{episode.index:06d}")
+    metadata = {key: str(value) for key, value in episode.ours.get("metadata", {}).items()}
+    metadata |= {"episode_id": name, "instruction": episode.instruction}
+    if SUCCESS in episode.others:
+        metadata["outcome"] = "success" if bool(episode.others[SUCCESS].any()) else "failure"
+    return write_steps(folder / f"{name}.mcap", metadata, contract, _lerobot_steps(episode, contract))
+
+
+def _lerobot_steps(episode: LeRobotEpisode, contract: RobotContract) -> Iterator[Step]:
     start, period = float(episode.ours.get("start", FIRST_STAMP)), 1.0 / contract.observation.rate
     positions = episode.others.get(JOINTS, episode.states)
     by_hand = episode.others.get(CORRECTED, np.zeros(len(episode), np.bool_))  # sets of others do not tell
-    metadata = {key: str(value) for key, value in episode.ours.get("metadata", {}).items()}
-    metadata |= {"episode_id": name, "robot": contract.robot, "instruction": episode.instruction, "kind": DEMONSTRATION}
-    if SUCCESS in episode.others:
-        metadata["outcome"] = "success" if bool(episode.others[SUCCESS].any()) else "failure"
-    writer = EpisodeWriter(folder / f"{name}.mcap", metadata)
+    for k, images in enumerate(episode.frames(contract.observation.size)):
+        yield Step(start + k * period, images, positions[k], episode.actions[k], corrected=bool(by_hand[k]))
+
+
+def write_steps(path: Path, metadata: dict[str, str], contract: RobotContract, steps: Iterable[Step]) -> Path:
+    """A recording of kind DEMONSTRATION; nothing is left of one whose steps have a fault."""
+    writer = EpisodeWriter(path, {**metadata, "robot": contract.robot, "kind": DEMONSTRATION})
     try:
         with writer:
-            for step, images in enumerate(episode.frames(contract.observation.size)):
-                stamp = start + step * period
-                seen = observation(stamp, images, positions[step], contract)
-                write(writer, OBSERVATION, "vla_ros/msg/Observation", stamp, seen)
-                chunk = _chunk(stamp, period, episode.actions[step], name, contract, bool(by_hand[step]))
-                write(writer, CHUNK, "vla_ros/msg/ActionChunk", stamp, chunk)
+            for step in steps:
+                seen = observation(step.stamp, step.images, step.position, contract, step.velocity, step.skew)
+                write(writer, OBSERVATION, "vla_ros/msg/Observation", step.stamp, seen)
+                write(writer, CHUNK, "vla_ros/msg/ActionChunk", step.stamp, _chunk(step, metadata["episode_id"], contract))
     except VlaRosError:
         writer.part.unlink(missing_ok=True)  # it can be made again from the set
         raise
     return writer.path
 
 
-def _chunk(
-    stamp: float, period: float, action: np.ndarray, name: str, contract: RobotContract, corrected: bool
-) -> dict[str, Any]:
+def _chunk(step: Step, name: str, contract: RobotContract) -> dict[str, Any]:
+    period = 1.0 / contract.observation.rate
     return {
-        "header": header(stamp + period, contract.robot), "observation_stamp": time(stamp), "period": period,
-        "joint_names": list(contract.joints), "semantics": JOINT_POSITION, "rows": 1, "data": action.astype(np.float64),
+        "header": header(step.stamp + period, contract.robot), "observation_stamp": time(step.stamp), "period": period,
+        "joint_names": list(contract.joints), "semantics": JOINT_POSITION, "rows": 1, "data": step.command.astype(np.float64),
         "policy_version": 0, "episode_id": name, "action_tokens": np.zeros(0, np.int16), "log_probability": 0.0,
-        "latency_ms": np.zeros(0, np.float32), "corrected": corrected,
+        "latency_ms": np.zeros(0, np.float32), "corrected": step.corrected,
     }  # fmt: skip
+
+
+def check_units(values: Array, contract: RobotContract, where: str) -> None:
+    """Positions [N, n] in the contract's order can be those of its joints.
+
+    Raises:
+        VlaRosError: one is not finite, or so far beyond its joint's limit that it is another joint or unit; the first is named.
+    """
+    limits = contract.limits
+    beyond = np.where(limits.prismatic, BEYOND[1] * (limits.upper - limits.lower), BEYOND[0])
+    bad = ~((values >= limits.lower - beyond) & (values <= limits.upper + beyond))
+    if bad.any():
+        row, k = np.argwhere(bad)[0].tolist()
+        unit = "m" if limits.prismatic[k] else "rad"
+        remedy = "is it in radians, or a share?" if unit == "m" else "are the joints in another order, or is it in degrees?"
+        expected = f"expected {limits.lower[k]:g} to {limits.upper[k]:g} {unit}"
+        raise VlaRosError(f"{where}: row {row}: '{contract.joints[k]}': found {values[row, k]:g}, {expected}; {remedy}")

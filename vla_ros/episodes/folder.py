@@ -47,12 +47,14 @@ def find_episodes(folder: Path, with_parts: bool = False) -> list[Path]:
 
 def corrected_episodes(folder: Path, robot: str) -> list[Path]:
     """Recordings of a robot in which a person took over from the policy, by name; none where nothing was recorded yet.
+    Where there was no policy (metadata `kind`), nobody took over from it.
 
     Raises:
         VlaRosError: a file cannot be opened.
     """
     infos = (read_info(path) for path in sorted(folder.rglob("*.mcap"), key=lambda path: (path.name, path)))
-    return [i.path for i in infos if i.metadata.get("robot") == robot and int(i.metadata.get("corrected_steps", "0"))]
+    ours = [i for i in infos if i.metadata.get("robot") == robot and "kind" not in i.metadata]
+    return [i.path for i in ours if int(i.metadata.get("corrected_steps", "0"))]
 
 
 class Shelf:

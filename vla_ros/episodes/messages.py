@@ -19,14 +19,19 @@ def write(writer: EpisodeWriter, topic: str, kind: str, stamp: float, fields: di
 
 
 def observation(
-    stamp: float, images: dict[str, Image], position: Array, contract: RobotContract, velocity: Array | None = None
+    stamp: float,
+    images: dict[str, Image],
+    position: Array,
+    contract: RobotContract,
+    velocity: Array | None = None,
+    skew: float = 0.0,
 ) -> dict[str, Any]:
     """Fields of an Observation; velocities [n] that are not known stay empty."""
     return {
         "header": header(stamp), "cameras": list(images),
         "images": [image(stamp, pixels, contract.cameras[name].frame) for name, pixels in images.items()],
         "joint_names": list(contract.joints), "position": position.astype(np.float64),
-        "velocity": np.zeros(0) if velocity is None else velocity.astype(np.float64), "skew": 0.0,
+        "velocity": np.zeros(0) if velocity is None else velocity.astype(np.float64), "skew": skew,
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Threads: subscriptions share one mutually exclusive group, so episode state is t
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
 
 from vla_ros.episodes import EpisodeWriter
+from vla_ros.episodes.check import TELEOPERATION
 from vla_ros.episodes.monitor import SUCCESS, TIME_LIMIT, EpisodeMonitor
 from vla_ros.episodes.tensors import OBSERVATION
 from vla_ros.errors import VlaRosError
@@ -34,7 +36,8 @@ from vla_ros.srv import ResetCell
 HOME_TOLERANCE = 0.02  # rad
 FREE = 2.0**31 - 1  # s, the last stamp there is
 STALLED = 10.0  # s of wall time without a step until an episode is given up; a lock-stepped clock would wait for ever
-PARTNERS = {"policy/chunk": "policy_node", "progress": "progress_node", "safety/state": "safety_node"}  # what a step needs
+# What a step needs.
+PARTNERS = {"policy/chunk": "policy_node", "progress": "progress_node with a judge", "safety/state": "safety_node"}
 PATIENCE = 30.0  # s of wall time for a partner to come up
 LATE = 0.5  # s of wall time for the last observation to arrive after its estimate
 
@@ -58,10 +61,16 @@ class Cancelled(Exception):
 
 
 class EpisodeRunner:
-    """Owns what an episode needs: instruction, reset, recording, end, and the pace of a lock-stepped simulation."""
+    """Owns what an episode needs: instruction, reset, recording, end, and the pace of a lock-stepped simulation.
 
-    def __init__(self, node: Node, contract: RobotContract, folder: Path, reset_by: str, extra_topics: list[str]) -> None:
-        self.node, self.contract, self.folder, self.reset_by = node, contract, folder, reset_by
+    Args:
+        judged: a judge counts the steps and sees success; else the chunks count them, and the verdict is the operator's label.
+    """
+
+    def __init__(
+        self, node: Node, contract: RobotContract, folder: Path, reset_by: str, extra_topics: list[str], judged: bool = True
+    ) -> None:
+        self.node, self.contract, self.folder, self.reset_by, self.judged = node, contract, folder, reset_by, judged
         self._home = Kinematics(contract).home()
         self._changed = threading.Condition()
         self._monitor: EpisodeMonitor | None = None
@@ -138,11 +147,14 @@ class EpisodeRunner:
     def _on_chunk(self, monitor: EpisodeMonitor | None, message: ActionChunk) -> bool:
         if monitor is None or message.episode_id != monitor.episode_id:
             return False
-        monitor.chunk(convert.seconds(message.observation_stamp), message.policy_version, message.corrected)
+        stamp = convert.seconds(message.observation_stamp)
+        monitor.chunk(stamp, message.policy_version, message.corrected)
+        if not self.judged:
+            monitor.judge(stamp, math.nan, math.nan, False)
         return True
 
     def _on_progress(self, monitor: EpisodeMonitor | None, message: Progress) -> bool:
-        if monitor is None or message.episode_id != monitor.episode_id:
+        if monitor is None or message.episode_id != monitor.episode_id or not self.judged:
             return False
         monitor.judge(convert.seconds(message.header.stamp), message.steps_to_go, message.reward, message.success)
         return True
@@ -223,6 +235,8 @@ class EpisodeRunner:
             what = "safety is latched: clear the cause, then call /safety/reset"
             self._ask("stopped", what, lambda: not self.latched, cancelled)
         for topic, name in PARTNERS.items():
+            if topic == "progress" and not self.judged:
+                continue
             if not self.wait(lambda topic=topic: self.node.count_publishers(topic) > 0, PATIENCE, cancelled, time.monotonic):  # type: ignore[misc]
                 full = self.node.resolve_topic_name(topic)
                 raise VlaRosError(f"nobody publishes {full} after {PATIENCE:g} s; is {name} running?")
@@ -290,10 +304,12 @@ class EpisodeRunner:
             "episode_id": name, "instruction": request.instruction, "robot": self.contract.robot, "seed": str(request.seed),
             "split": request.split, "greedy": str(request.greedy), "temperature": str(request.temperature),
         }  # fmt: skip
+        if not self.judged:
+            metadata["kind"] = TELEOPERATION
         if material := str(self.node.get_parameter("material").value):
             metadata["material"] = material
         instruction = request.instruction
-        monitor, limited, steps = EpisodeMonitor(name, request.time_limit), self.limited_ticks, 0
+        monitor, limited = EpisodeMonitor(name, request.time_limit), self.limited_ticks
         # On a cell a recorder that waits would lose messages unseen, in the middleware; simulated time can wait.
         patience = None if qos.simulated(self.node) else 0.0
         with EpisodeWriter(path, metadata, patience=patience) as writer:
@@ -309,16 +325,11 @@ class EpisodeRunner:
                 )
             )  # fmt: skip
             try:
-                while not monitor.reason:
-                    more = lambda seen=steps: bool(monitor.reason) or monitor.steps > seen  # noqa: E731
-                    if not self.wait(more, STALLED, cancelled, time.monotonic):
-                        monitor.observe(float("inf"))  # nobody drives the arm
-                    steps = monitor.steps
-                    feedback(monitor)
+                self._follow(monitor, cancelled, feedback)
                 period = 1 / self.contract.observation.rate  # without the states up to the end nobody knows what was executed
                 last = lambda: monitor.has_all(self._stamp) and self._safe >= self._stamp - period  # noqa: E731
-                self.wait(last, LATE, cancelled, time.monotonic)
-            except Cancelled:
+                self.wait(last, LATE, now=time.monotonic)
+            except Cancelled:  # the node is shutting down
                 monitor.cancel()
             finally:
                 with self._changed:
@@ -326,7 +337,7 @@ class EpisodeRunner:
                 if self.node.context.ok():
                     self.instruction.publish(Instruction())
                     self._acknowledge()
-            outcome = {SUCCESS: "success", TIME_LIMIT: "failure"}.get(monitor.reason, "aborted")
+            outcome = {SUCCESS: "success", TIME_LIMIT: "failure"}.get(monitor.reason, "aborted") if self.judged else "aborted"
             limited = self.limited_ticks - limited
             writer.annotate(
                 outcome=outcome, termination_reason=monitor.reason, policy_version=str(monitor.policy_version),
@@ -340,3 +351,19 @@ class EpisodeRunner:
             final_steps_to_go=monitor.final_steps_to_go, policy_version=monitor.policy_version,
             limited_ticks=limited, corrected_steps=monitor.corrected_steps, file=str(path.resolve()),
         )  # fmt: skip
+
+    def _follow(
+        self, monitor: EpisodeMonitor, cancelled: Callable[[], bool], feedback: Callable[[EpisodeMonitor], None]
+    ) -> None:
+        """Until the episode ends, by itself or because it is cancelled."""
+        steps = 0
+        while not monitor.reason:
+            more = lambda seen=steps: bool(monitor.reason) or monitor.steps > seen  # noqa: E731
+            try:
+                if not self.wait(more, STALLED, cancelled, time.monotonic):
+                    monitor.observe(float("inf"))  # nobody drives the arm
+            except Cancelled:
+                monitor.cancel()
+                return
+            steps = monitor.steps
+            feedback(monitor)

@@ -30,6 +30,7 @@ from vla_ros.nodes.main import run
 from vla_ros.nodes.teleop import Teleop
 from vla_ros.nodes.weights import WeightClient
 from vla_ros.policy import adapter, engines, foreign
+from vla_ros.policy.nobody import Nobody
 from vla_ros.policy.policy import VlaPolicy, load
 from vla_ros.policy.running import RunningChunk
 from vla_ros.policy.store import WeightStore
@@ -60,12 +61,13 @@ class PolicyNode(Node):
         device = self.declare_parameter("device", "cpu").value  # as torch names it; auto: over all GPUs
         half = self.declare_parameter("half", False).value  # a pretrained base in bfloat16
         self.policy = self._made(source, engine, mapping, device, half)
-        prefix = self.policy.model.units.prefix if isinstance(self.policy, VlaPolicy) else 0
+        prefix = self.policy.model.units.prefix if isinstance(self.policy, VlaPolicy) else getattr(self.policy, "prefix", 0)
         self.running = RunningChunk(1 / self.contract.action.rate, prefix)
         self.store = WeightStore(Path(store)) if store else None
         self.remote = WeightClient(self, self.store) if self.store else None
         self._marking = threading.Lock()  # of the store's marker
-        self.version = PolicyVersionMsg(number=1, stage="foreign" if foreign.is_foreign(source) else "sft", path=source)
+        stage = "none" if source == foreign.NOBODY else "foreign" if foreign.is_foreign(source) else "sft"
+        self.version = PolicyVersionMsg(number=1, stage=stage, path=source)
         self.instruction = Instruction()
         self._pending: tuple[PolicyVersionMsg, dict[str, Tensor]] | None = None
         self._probe: Observation | None = None  # last observation, on which a new version must behave
@@ -91,14 +93,16 @@ class PolicyNode(Node):
         Raises:
             VlaRosError: a parameter that does not fit, or a policy that does not.
         """
+        if mapping and (source == foreign.NOBODY or not foreign.is_foreign(source)):
+            raise VlaRosError(f"parameter `mapping`: found '{mapping}', expected none: policy {source} is none of others")
+        if source == foreign.NOBODY:
+            return Nobody(self.contract)
         if foreign.is_foreign(source):
             if engine != "eager":
                 raise VlaRosError(f"parameter `engine`: found '{engine}', expected eager: policy {source} has its own")
             other = foreign.load(source, self.contract, mapping)
             self.get_logger().info(f"policy {source} says of itself: {other.metadata}")
             return other
-        if mapping:
-            raise VlaRosError(f"parameter `mapping`: found '{mapping}', expected none: policy {source} is a checkpoint of ours")
         model, prompt = load(Path(source), self.contract.robot, device, half)
         check_model(self.contract, model.config, Path(source))
         torch.manual_seed(0)

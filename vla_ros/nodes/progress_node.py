@@ -1,4 +1,5 @@
-"""Steps-to-go and success detection: the frozen judge looks at every observation of the running instruction."""
+"""Steps-to-go and success detection: the frozen judge looks at every observation of the running instruction. With `judge: none`,
+where demonstrations are recorded before there is one, it says nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from vla_ros.msg import Observation as ObservationMsg
 from vla_ros.nodes import convert, qos
 from vla_ros.nodes.diagnostics import Diagnostics
 from vla_ros.nodes.main import run
+from vla_ros.policy.foreign import NOBODY
 from vla_ros.policy.policy import load
 from vla_ros.progress.judge import Calibration, Judge
 from vla_ros.robots.contract import RobotContract
@@ -26,7 +28,13 @@ class ProgressNode(Node):
     def __init__(self) -> None:
         super().__init__("progress_node")
         robot = self.declare_parameter("robot", "panda").value
-        folder = Path(self.declare_parameter("judge", "").value)
+        judge = self.declare_parameter("judge", "").value
+        self.diagnostics = Diagnostics(self, "progress")
+        self.diagnostics.set("judge", judge)
+        if judge == NOBODY:
+            self.get_logger().info("no judge: nothing is estimated, and only a person ends an episode before its time")
+            return
+        folder = Path(judge)
         torch.set_num_threads(1)
         self.contract = RobotContract.load(robot)
         self.kinematics = Kinematics(self.contract)
@@ -35,7 +43,6 @@ class ProgressNode(Node):
         self.judge = Judge(model, prompt, Calibration.load(folder))
         self.instruction = Instruction()
         self._newest: ObservationMsg | None = None
-        self.diagnostics = Diagnostics(self, "progress")
         self.progress = self.create_publisher(Progress, "progress", qos.RECORD)
         self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.observations(qos.simulated(self), 1))
         self.create_subscription(Instruction, "instruction", self._on_instruction, qos.STATUS)

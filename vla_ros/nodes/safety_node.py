@@ -66,7 +66,7 @@ class SafetyNode(Node):
         self.contract = RobotContract.load(self.declare_parameter("robot", "panda").value)
         files = self.declare_parameter("safety", "").value.split(",")  # names or paths, each tightening the one before
         # Rate of /safety/state besides changes; 0 publishes every tick.
-        self._state_every = _period(self.declare_parameter("state_rate", 0.0).value)
+        self._state_every = self._period(self.declare_parameter("state_rate", 0.0).value)
         # A driver that publishes joint states best effort needs false.
         reliable = self.declare_parameter("reliable", True).value
         # s, DEADLINE asked of the joint states; 0 asks for none. A driver that offers no deadline would not be heard at all.
@@ -134,10 +134,17 @@ class SafetyNode(Node):
         for parameter in parameters:
             if parameter.name == "state_rate":
                 try:
-                    self._state_every = _period(parameter.value)
+                    self._state_every = self._period(parameter.value)
                 except VlaRosError as error:
                     return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
+
+    def _period(self, rate: Any) -> float:
+        """s between two states; 0: one every tick. Never longer than half an observation's: a recording must tell what was
+        executed between two of them."""
+        if not isinstance(rate, int | float) or not 0.0 <= rate < math.inf:
+            raise VlaRosError(f"parameter `state_rate`: found {rate}, expected a number of Hz, or 0 for every tick")
+        return 1.0 / max(rate, 2 * self.contract.observation.rate) if rate > 0 else 0.0
 
     def _come_first(self) -> None:
         """On a loaded machine the control loop must not queue behind inference and learning; nor the middleware's threads,
@@ -344,13 +351,6 @@ class SafetyNode(Node):
             values[key] = str(getattr(counters, key))
         for key, value in values.items():
             self.diagnostics.set(key, value)
-
-
-def _period(rate: Any) -> float:
-    """s between two states; 0: one every tick."""
-    if not isinstance(rate, int | float) or not 0.0 <= rate < math.inf:
-        raise VlaRosError(f"parameter `state_rate`: found {rate}, expected a number of Hz, or 0 for every tick")
-    return 1.0 / rate if rate > 0 else 0.0
 
 
 def _state_qos(reliable: bool, deadline: float) -> QoSProfile:

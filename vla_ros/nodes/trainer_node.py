@@ -37,7 +37,7 @@ from vla_ros.nodes.main import run, spin_threads
 from vla_ros.nodes.maintenance import Maintenance
 from vla_ros.nodes.versions import Versions
 from vla_ros.nodes.weights import WeightServer
-from vla_ros.policy.foreign import is_foreign
+from vla_ros.policy.foreign import NOBODY, is_foreign
 from vla_ros.policy.policy import load_prompt
 from vla_ros.policy.store import WeightStore
 from vla_ros.robots.contract import RobotContract
@@ -95,7 +95,8 @@ class TrainerNode(Node):
         if reset_by not in ("cell", "operator"):
             raise VlaRosError(f"parameter `reset` is {reset_by!r}, expected 'cell' or 'operator'")
         p("material", "")  # batch on the table, recorded with each episode; change it when the batch changes
-        self.runner = EpisodeRunner(self, self.contract, self.folder, reset_by, list(p("record_topics", [""]).value))
+        topics = list(p("record_topics", [""]).value)
+        self.runner = EpisodeRunner(self, self.contract, self.folder, reset_by, topics, judged=self.policy != NOBODY)
         self.runner.notify = self._on_wait
         self.maintenance = Maintenance(self, self.contract, self.diagnostics)
         self.create_subscription(
@@ -209,7 +210,8 @@ class TrainerNode(Node):
         if not goal.episodes or not goal.episodes_per_update:
             return self._failed(handle, result, VlaRosError("Improve: episodes and episodes_per_update must be above 0"))
         if self.prompt is None:
-            return self._failed(handle, result, VlaRosError(f"Improve: policy {self.policy} is foreign: it learns where it runs"))
+            what = "is nobody: start with policy:=DIR" if self.policy == NOBODY else "is foreign: it learns where it runs"
+            return self._failed(handle, result, VlaRosError(f"Improve: policy {self.policy} {what}"))
         if self.member is not None:
             elsewhere = f"Improve: this cell practises for a fleet; send the goal to {self.member.goals}"
             return self._failed(handle, result, VlaRosError(elsewhere))

@@ -1,4 +1,4 @@
-"""Recorded episodes: look at them, check them, put them together, and to and from LeRobot's format.
+"""Recorded episodes: look at them, check them, put them together, export to LeRobot's format, import what others recorded.
 
 examples:
   vla-ros episodes list runs/latest/episodes                      one line per episode
@@ -7,10 +7,13 @@ examples:
   vla-ros episodes split runs/latest/episodes --out data --share 0.1 --seed 1     data/train and data/held_out, whole episodes
   vla-ros episodes merge monday tuesday --out week                copies recordings and labels into one folder
   vla-ros episodes export week --format lerobot --out week_lerobot    LeRobotDataset v3.0
-  vla-ros episodes import aloha_set --robot aloha --out demos     a v3.0 set as recordings (demonstrations)
+  vla-ros episodes import aloha_set --robot aloha --out demos     a LeRobot v3.0 set as recordings (demonstrations)
+  vla-ros episodes import my_bag --robot fr3 --instruction 'push the red cube' --pause 2 --out demos     a ROS 2 bag
+  vla-ros episodes import my_bag --robot fr3 --instruction-topic /task --actions states --map /joint_states:=/joints --out demos
+  vla-ros episodes import act_data --instruction 'fold the cloth' --out demos        ALOHA's HDF5 files
 
 `check` takes recordings, folders of them and LeRobot sets. `export` and `import` stop at the first faulty episode;
---skip-bad leaves faulty ones out, lists and counts them.
+--skip-bad leaves faulty ones out, lists and counts them. An interrupted import of bags and HDF5 files goes on where it was.
 
 exit status: 0 done; 1 check has found something, or export/import left episodes out; 2 bad input.
 """
@@ -46,8 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("folder", type=Path, help="recordings in it and below it, all of one robot")
     export.add_argument("--format", choices=("lerobot",), default="lerobot", help="LeRobotDataset v3.0 (lerobot)")
     export.add_argument("--images", action="store_true", help="PNG instead of video: larger, exactly equal")
-    imported = verbs.add_parser("import", help="a LeRobot v3.0 set to recordings")
-    imported.add_argument("folder", type=Path, help="root of the set")
+    imported = verbs.add_parser("import", help="a LeRobot v3.0 set, a ROS 2 bag or ALOHA's HDF5 files to recordings")
+    imported.add_argument("source", type=Path, help="root of the set; bag; file or folder of files")
+    imported.add_argument("--format", choices=("lerobot", "bag", "aloha"), help="default: by what lies there")
+    imported.add_argument("--instruction", default="", metavar="TEXT", help="bag, aloha: what is done in it")
+    imported.add_argument("--instruction-topic", default="", metavar="TOPIC", help="bag: each text on it begins an episode")
+    imported.add_argument(
+        "--pause", type=float, default=0.0, metavar="S", help="bag: so long without joint states ends an episode"
+    )
+    imported.add_argument(
+        "--actions", choices=("commands", "states"), default="commands", help="bag: states, if it has no commands"
+    )
+    more = "OURS:=THEIRS"
+    imported.add_argument("--map", action="append", default=[], metavar=more, help="bag: name of a topic; aloha: of a camera")
+    imported.add_argument(
+        "--grippers", choices=("shares", "metres"), default="shares", help="aloha: unit of the grippers (shares)"
+    )
+    imported.add_argument("--bgr", action="store_true", help="aloha: pictures are blue, green, red")
     for verb in (export, imported):
         verb.add_argument("--out", type=Path, required=True, help="new folder")
         verb.add_argument("--robot", default="", help="contract; default: as the recordings or the set say")
@@ -74,8 +92,10 @@ def run(args: argparse.Namespace) -> int:
         if args.verb == "merge":
             return copies.merge(args.folders, args.out)
         return copies.split(args.folder, args.out, args.share, args.seed)
-    from vla_ros.cli.episodes import lerobot
-
     if args.verb == "export":
+        from vla_ros.cli.episodes import lerobot
+
         return lerobot.export(args.folder, args.out, args.robot, not args.images, args.skip_bad)
-    return lerobot.import_set(args.folder, args.out, args.robot, args.skip_bad)
+    from vla_ros.cli.episodes import imports
+
+    return imports.run(args)

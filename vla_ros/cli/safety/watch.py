@@ -11,11 +11,9 @@ import contextlib
 import os
 import select
 import sys
-import termios
 import threading
 import time
-import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -26,6 +24,7 @@ from rich.text import Text
 from vla_ros.cli import graph
 from vla_ros.cli.safety import live
 from vla_ros.errors import VlaRosError
+from vla_ros.terminal import has_keys, single_keys
 from vla_ros.types import SafetyMode
 
 if TYPE_CHECKING:
@@ -186,13 +185,13 @@ class Watch:
 
 def watch(node: Node) -> int:
     """The command: 0, 1 when the arm is latched at its end, 130 after Ctrl-C."""
-    terminal = sys.stdin.fileno() if _has_keys() else -1
+    terminal = sys.stdin.fileno() if has_keys() else -1
     view = Watch(node)
     keys = EstopKey(view.publish, view.reset, terminal)
     view.start()
     interrupted = False
     try:
-        with _single_keys(terminal):
+        with single_keys(terminal):
             if terminal >= 0:
                 keys.start()
             _paint(view, keys, terminal >= 0)
@@ -210,32 +209,6 @@ def watch(node: Node) -> int:
         if keys.holding:
             print("/estop is still held true: `vla-ros safety reset --release` when the cause is cleared")
     return 1 if view.latched else 130 if interrupted else 0
-
-
-def _has_keys() -> bool:
-    try:
-        return os.isatty(sys.stdin.fileno())
-    except (OSError, ValueError):  # closed
-        return False
-
-
-@contextlib.contextmanager
-def _single_keys(terminal: int) -> Iterator[None]:
-    """Keys arrive one by one and without echo, Ctrl-C still interrupts, and Ctrl-S cannot stop the output."""
-    if terminal < 0:
-        yield
-        return
-    before = termios.tcgetattr(terminal)
-    try:
-        tty.setcbreak(terminal)
-        mode = termios.tcgetattr(terminal)
-        mode[0] &= ~termios.IXON
-        termios.tcsetattr(terminal, termios.TCSANOW, mode)
-        yield
-    except termios.error as error:
-        raise VlaRosError(f"stdin: the terminal cannot be set to single keys: {error}") from error
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _paint(view: Watch, keys: EstopKey, with_keys: bool) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vla_ros.robots.contract import RobotContract
 
 SERVED, LEROBOT = ("ws://", "wss://"), "lerobot:"
+NOBODY = "none"  # no policy at all (policy/nobody.py)
 
 
 class Policy(Protocol):
@@ -40,8 +41,8 @@ class Policy(Protocol):
 
 
 def is_foreign(source: str) -> bool:
-    """Whether `source` names a policy of others, and no folder with a checkpoint of ours."""
-    return source.startswith((*SERVED, LEROBOT))
+    """Whether `source` names a policy of others, or none, and no folder with a checkpoint of ours."""
+    return source == NOBODY or source.startswith((*SERVED, LEROBOT))
 
 
 def load(source: str, contract: RobotContract, mapping: str) -> ForeignPolicy:
