@@ -4,19 +4,17 @@ what a safety envelope would have changed in it."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vla_ros.episodes.check import DEMONSTRATION
 from vla_ros.episodes.lerobot import LeRobotEpisode
 from vla_ros.episodes.lerobot_meta import CORRECTED, JOINTS, SUCCESS
-from vla_ros.episodes.messages import header, observation, time, write
+from vla_ros.episodes.messages import chunk, observation, write
 from vla_ros.episodes.tensors import CHUNK, OBSERVATION
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
-from vla_ros.types import JOINT_POSITION
 
 FIRST_STAMP = 1.0  # s, of the first frame where the set does not tell when it was recorded; 0 means "no time" in ROS
 
@@ -49,20 +47,9 @@ def write_demonstration(folder: Path, episode: LeRobotEpisode, contract: RobotCo
                 stamp = start + step * period
                 seen = observation(stamp, images, positions[step], contract)
                 write(writer, OBSERVATION, "vla_ros/msg/Observation", stamp, seen)
-                chunk = _chunk(stamp, period, episode.actions[step], name, contract, bool(by_hand[step]))
-                write(writer, CHUNK, "vla_ros/msg/ActionChunk", stamp, chunk)
+                said = chunk(stamp, period, episode.actions[step], contract, name, bool(by_hand[step]))
+                write(writer, CHUNK, "vla_ros/msg/ActionChunk", stamp, said)
     except VlaRosError:
         writer.part.unlink(missing_ok=True)  # it can be made again from the set
         raise
     return writer.path
-
-
-def _chunk(
-    stamp: float, period: float, action: np.ndarray, name: str, contract: RobotContract, corrected: bool
-) -> dict[str, Any]:
-    return {
-        "header": header(stamp + period, contract.robot), "observation_stamp": time(stamp), "period": period,
-        "joint_names": list(contract.joints), "semantics": JOINT_POSITION, "rows": 1, "data": action.astype(np.float64),
-        "policy_version": 0, "episode_id": name, "action_tokens": np.zeros(0, np.int16), "log_probability": 0.0,
-        "latency_ms": np.zeros(0, np.float32), "corrected": corrected,
-    }  # fmt: skip

@@ -13,6 +13,7 @@ from vla_ros.types import Array
 
 DOWN = np.diag([1.0, -1.0, -1.0])  # tip's z down, x forward: the fixed yaw
 TOLERANCE = 2e-5  # m and rad
+ROUNDING = 1e-9  # rad, m; a gripper may be told to stand on its stop
 
 
 def reduced_model(contract: RobotContract) -> tuple[pin.Model, pin.GeometryModel]:
@@ -115,7 +116,7 @@ class Kinematics:
 
     def _check_limits(self, q: Array, xyz: Array, how: str) -> None:
         limits = self.contract.limits
-        outside = (q < limits.lower) | (q > limits.upper)
+        outside = (q < limits.lower - ROUNDING) | (q > limits.upper + ROUNDING)
         if outside.any():
             k = int(np.argmax(outside))
             raise VlaRosError(

@@ -19,6 +19,7 @@ from vla_ros.types import Array
 
 PITCH = math.radians(25)  # of the hands, down: steeper, the wrists get straight, where they turn over, and their cameras meet
 GRIP = 0.037  # m, height of the tool when it grips; under 3.5 cm the safety filter's distance to the table stops it
+OVER = 0.085  # m, the same when it misses
 ABOVE = 0.11  # m, height over an object
 OPEN, CLOSED = 0.05, 0.021  # m, of the gripper's joint; 5 cm leaves 13 mm on either side of a bar
 MIDDLE = -0.019  # m, y of both bases
@@ -35,6 +36,7 @@ class Manner:
     noise: float = 0.006  # rad, standard deviation of the executed joint commands around the meant ones
     memory: float = 0.8  # correlation of that noise from one step to the next: a hand is off for a while
     aim: float = 0.002  # m, standard deviation of where it grips, along the object
+    miss: float = 0.0  # probability that the right hand first grips over the bar, and goes through the motions with nothing in it
 
 
 @dataclass
@@ -99,26 +101,42 @@ class BimanualExpert:
         q = self._kinematics.reach(self._bent, f"{side}_tool", np.array([x, y, z]), _turned(side))
         return np.append(q[self._joints[side][:-1]], gripper)
 
-    def _pick(self, side: str, name: str, place: tuple[float, float, float]) -> None:
-        """Takes an object that lies on the table."""
+    def _pick(self, side: str, name: str, place: tuple[float, float, float], height: float = GRIP) -> None:
+        """Closes the hand over an object that lies on the table."""
         x, y, yaw = place
         along = GRASP[name][side] + self._rng.normal(0, self.manner.aim)
         x, y = x + along * math.cos(yaw), y + along * math.sin(yaw)
         hand = self._left if side == "left" else self._right
         hand.go(1.4 * self._pace, self._at(side, x, y, ABOVE, OPEN))
-        hand.go(0.8 * self._pace, self._at(side, x, y, GRIP, OPEN))
+        hand.go(0.8 * self._pace, self._at(side, x, y, height, OPEN))
         hand.grip(0.4, CLOSED)
 
     def _transfer(self, bar: tuple[float, float, float]) -> None:
-        left, right, pace = self._left, self._right, self._pace
+        if self._rng.random() < self.manner.miss:
+            self._pick("right", "bar", bar, OVER)
+            if self._rng.random() < 0.5:
+                self._hand_over()
+                self._left.grip(0.3, OPEN)
+                self._right.wait(self._left.go(0.8 * self._pace, self._at_meeting("left", WAY, OPEN)))
+            else:
+                self._right.grip(0.3, OPEN)
         self._pick("right", "bar", bar)
-        there = right.go(1.5 * pace, self._at("right", GRASP["bar"]["right"], MIDDLE, MEET, CLOSED))
-        left.go(1.4 * pace, self._at("left", GRASP["bar"]["left"] - WAY, MIDDLE, MEET, OPEN))
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        left, right, pace = self._left, self._right, self._pace
+        there = right.go(1.5 * pace, self._at_meeting("right", 0.0, CLOSED))
+        left.go(1.4 * pace, self._at_meeting("left", WAY, OPEN))
         left.wait(there)
-        left.go(0.8 * pace, self._at("left", GRASP["bar"]["left"], MIDDLE, MEET, OPEN))
+        left.go(0.8 * pace, self._at_meeting("left", 0.0, OPEN))
         right.wait(left.grip(0.4, CLOSED))
         right.grip(0.3, OPEN)
-        left.wait(right.go(0.8 * pace, self._at("right", GRASP["bar"]["right"] + WAY, MIDDLE, MEET, OPEN)))
+        left.wait(right.go(0.8 * pace, self._at_meeting("right", WAY, OPEN)))
+
+    def _at_meeting(self, side: str, away: float, gripper: float) -> Array:
+        """[7] of an arm `away` m from where it holds the bar in the middle."""
+        x = GRASP["bar"][side]
+        return self._at(side, x + math.copysign(away, x), MIDDLE, MEET, gripper)
 
     def _insertion(self, peg: tuple[float, float, float], socket: tuple[float, float, float]) -> None:
         left, right, pace = self._left, self._right, self._pace

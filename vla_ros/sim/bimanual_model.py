@@ -24,7 +24,7 @@ TABLE_SIZE = (0.61, 0.37)  # m, half of its edges: the URDF's
 PAD = (1.0, 0.01, 0.001)  # friction of the rubber on the fingers: sliding, torsional [m], rolling [m]
 WOOD = (0.5, 0.005, 0.0001)
 DEPTH = 0.03  # m, of the peg in the socket at which it is inserted
-PIN, HOLE = 0.009, 0.012  # m, half of the edges of the peg's pin and of the socket's hole
+PIN, HOLE = 0.008, 0.013  # m, half of the edges of the peg's pin and of the socket's hole
 HIGH = 0.03  # m, half the height of all objects: were they much lower, the safety filter's distance to the table leaves no room to grip
 
 
@@ -45,14 +45,14 @@ def _tube(x: float, length: float, inner: float, outer: float, rgba: tuple[float
     )
 
 
-RED, BLUE, WHITE = (0.85, 0.12, 0.10, 1.0), (0.12, 0.30, 0.85, 1.0), (0.93, 0.92, 0.88, 1.0)
+RED, BLUE = (0.85, 0.12, 0.10, 1.0), (0.12, 0.30, 0.85, 1.0)
 PARTS = {
     # Both ends alike but for the colour, which tells them apart as the arms do.
-    "bar": (Part((-0.025, 0, 0), (0.025, 0.015, HIGH), WHITE), Part((0.025, 0, 0), (0.025, 0.015, HIGH), RED)),
+    "bar": (Part((-0.025, 0, 0), (0.025, 0.015, HIGH), BLUE), Part((0.025, 0, 0), (0.025, 0.015, HIGH), RED)),
     "peg": (Part((0.03, 0, 0), (0.02, 0.015, HIGH), RED), Part((-0.02, 0, 0), (0.03, PIN, PIN), RED)),
     "socket": (Part((-0.03, 0, 0), (0.02, 0.015, HIGH), BLUE), *_tube(0.02, 0.06, HOLE, HIGH, BLUE)),
 }
-MASS = {"bar": 0.06, "peg": 0.05, "socket": 0.08}  # kg
+MASS = {"bar": 0.06, "peg": 0.03, "socket": 0.04}  # kg
 GRASP = {"bar": {"left": -0.03, "right": 0.03}, "peg": {"right": 0.035}, "socket": {"left": -0.035}}  # m along x, where hands hold
 PEG_TIP, SOCKET_SEAT = -0.05, 0.05 - DEPTH  # m along x: the pin's end, and where it is inserted
 PARKED = (0.0, 0.0, -1.5)  # m, under the floor; objects that a task does not need float there
@@ -136,7 +136,7 @@ def _add_object(spec: mujoco.MjSpec, name: str, k: int) -> None:
 def _add_cameras(spec: mujoco.MjSpec, contract: RobotContract) -> None:
     """Placed as ALOHA's: above and in front of the table, at its edge, and on both wrists."""
     for name, eye, at, fovy in (
-        ("cam_high", (0.0, -0.33, 0.95), (0.03, 0.0, 0.08), 40),
+        ("cam_high", (0.0, -0.33, 0.95), (0.0, -0.02, 0.10), 28),
         ("cam_low", (0.0, -0.62, 0.16), (0.03, 0.0, 0.13), 48),
         ("overview", (0.75, -1.0, 0.75), (0.0, 0.0, 0.13), 42),
     ):
