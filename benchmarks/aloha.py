@@ -50,7 +50,7 @@ TASK = "transfer"
 EVALUATION, PRACTICE, MISSES = 910_000, 310_000, 10_000  # first seeds; no other program uses these scenes
 TRAINING = "config/training/demo.yaml"  # practice
 SFT = ["--steps", "1000", "--patience", "0", "--ema", "0.99", "--learning-rate", "1e-3"]
-JUDGE = ["--judge", "--steps", "500", "--patience", "0", "--ema", "0.99", "--learning-rate", "5e-4"]  # from the policy's weights on
+JUDGE = ["--judge", "--steps", "500", "--patience", "0", "--ema", "0.99", "--learning-rate", "5e-4"]  # from the policy's weights
 Episodes = list[dict[str, Any]]
 
 
@@ -88,9 +88,13 @@ def stage1(run: Path, robot: Path, count: int) -> None:
     timed(run, "judge", lambda: vla_ros(*sft, run / "misses", "--policy", folder.policy, "--out", folder.judge, *JUDGE))
 
 
+def lines_of(path: Path) -> Episodes:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def evaluate(graph: Graph, path: Path, count: int, say: Callable[[str], None]) -> Episodes:
     """The policy as it runs, on the evaluation's scenes; one line each, so that it may be broken off."""
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    done = lines_of(path)
     with path.open("a", encoding="utf-8") as lines:
         for seed in range(EVALUATION + len(done), EVALUATION + count):
             began = time.monotonic()
@@ -106,7 +110,7 @@ def loop(run: Path, robot: Path, count: int, episodes: int, per_update: int, say
     """Live before, practice, live after: on one graph."""
     folder, practised = RunFolder(run), run / "practice.json"
     before, after = run / "before.jsonl", run / "after.jsonl"
-    if after.is_file() and len(after.read_text().splitlines()) >= count:
+    if len(lines_of(after)) >= count:
         return
     with Graph(str(robot), folder, Figures(), TRAINING) as graph:
         evaluate(graph, before, count, say)
@@ -116,7 +120,8 @@ def loop(run: Path, robot: Path, count: int, episodes: int, per_update: int, say
             began = time.monotonic()
             result = graph.improve(episodes, per_update, PRACTICE, TASK, lambda share, told: say(f"practice {share:.0%}: {told}"))
             graph.on_episode = lambda episode: None
-            told = {name: getattr(result, name) for name in ("episodes", "updates", "termination_reason", "message", "policy_version")}
+            names = ("episodes", "updates", "termination_reason", "message", "policy_version")
+            told = {name: getattr(result, name) for name in names}
             told |= {"seconds": round(time.monotonic() - began, 1), "practised": learned}
             practised.write_text(json.dumps(told, indent=1))
         evaluate(graph, after, count, say)
@@ -159,19 +164,23 @@ def markdown(r: dict[str, Any]) -> str:
     lines = [
         "# Bimanual ALOHA in MuJoCo: the whole loop from pixels", "",
         f"`python benchmarks/aloha.py`; commit {r['commit']}.", "",
-        "The right arm takes a bar from the table and hands it to the left one. Success is the simulator's truth at the episode's",
-        "end: the bar between both left fingers, off the table, let go by the right ones. The bar lies anywhere in 10 x 10 cm, turned by",
-        "up to 0.2 rad, but for a patch of 3 x 3 cm in the middle that is held out; ACT's cube lies in 20 x 20 cm. The network sees one",
-        "camera of 64 x 64 px and the joints, and says where all 14 joints shall be 0.1 s later.", "",
-        "| | episodes | success | 95 % | false success by the judge | success not seen by it | steps |", "|---|---|---|---|---|---|---|",
+        "The right arm takes a bar from the table and hands it to the left one. Success is the simulator's truth at the",
+        "episode's end: the bar between both left fingers, off the table, let go by the right ones. The bar lies anywhere in",
+        "10 x 10 cm, turned by up to 0.2 rad, but for a patch of 3 x 3 cm in the middle that is held out; ACT's cube lies in",
+        "20 x 20 cm. The network sees one camera of 64 x 64 px and the joints, and says where all 14 shall be 0.1 s later.", "",
+        "| | episodes | success | 95 % | judge: false success | judge: success not seen | steps |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, f in (("after stage 1", b), ("after practice", a)):
-        told = f"{f['success']:.0%} | {f['low']:.0%} to {f['high']:.0%} | {f['false_success']} | {f['missed_success']} | {f['steps']:.0f}"
+        verdicts = f"{f['false_success']} | {f['missed_success']}"
+        told = f"{f['success']:.0%} | {f['low']:.0%} to {f['high']:.0%} | {verdicts} | {f['steps']:.0f}"
         lines.append(f"| {name} | {f['episodes']} | {told} |")
-    lines += ["", f"The same scenes before and after: p = {r['p']:.2g} (McNemar, exact).", ""]
     times = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in r["times"].items())
-    lines += [f"Practice: {p['episodes']} episodes, {p['updates']} updates, {p['termination_reason']} {p['message']}".rstrip() + ".", ""]
-    lines += [f"Minutes on two shared cores: {times}, practice {p['seconds'] / 60:.1f};", f"{b['seconds']:.1f} s for a live episode.", ""]
+    ended = f"{p['episodes']} episodes, {p['updates']} updates, {p['termination_reason']} {p['message']}".rstrip()
+    lines += [
+        "", f"The same scenes before and after: p = {r['p']:.2g} (McNemar, exact).", "", f"Practice: {ended}.", "",
+        f"Minutes on two shared cores: {times}, practice {p['seconds'] / 60:.1f};",
+        f"{b['seconds']:.1f} s for a live episode.", "",
+    ]  # fmt: skip
     return "\n".join([*lines, "![cell and an episode](aloha.png)", ""])
 
 
@@ -189,12 +198,13 @@ def main() -> None:
     stage1(args.run, robot, args.demonstrations)
     RunFolder(args.run).episodes.mkdir(exist_ok=True)
     loop(args.run, robot, args.evaluation, args.practice, args.per_update, console.print)
-    before, after = ([json.loads(line) for line in (args.run / f"{n}.jsonl").read_text().splitlines()] for n in ("before", "after"))
+    before, after = (lines_of(args.run / f"{name}.jsonl") for name in ("before", "after"))
     practice = json.loads((args.run / "practice.json").read_text())
+    store = WeightStore(RunFolder(args.run).store)
     result = {
         "commit": tabletop.commit(), "before": rates(before), "after": rates(after), "practice": practice,
         "p": mcnemar([e["true_success"] for e in before], [e["true_success"] for e in after]),
-        "versions": [WeightStore(args.run / "versions").record(n).metrics for n in WeightStore(args.run / "versions").numbers()],
+        "versions": [store.record(number).metrics for number in store.numbers()],
         "times": json.loads((args.run / "times.json").read_text()),
     }  # fmt: skip
     shown = next((e for e in after + before if e["true_success"]), after[0])

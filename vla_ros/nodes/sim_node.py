@@ -76,7 +76,7 @@ class SimNode(Node):
         self._own = SingleThreadedExecutor()  # served while the loop waits
         self.pace = Pace(self, self._own, _factor(factor), timeout)
         twin = self.declare_parameter("twin", "").value  # a twin's file: the cell as `vla-ros twin fit` found a real one
-        self.cell = _cell(self.contract, twin)
+        self.cell = cell_of(self.contract, twin)
         limits = Limits.load(self.contract)
         self.driver = Driver(
             self.cell.joint_state().position, limits.velocity, limits.acceleration, self.period, command_timeout, TOLERANCE
@@ -284,16 +284,20 @@ class SimNode(Node):
         return SetParametersResult(successful=True)
 
 
-def _cell(contract: RobotContract, twin: str) -> RobotCell[Any]:
+def cell_of(contract: RobotContract, twin: str = "") -> RobotCell[Any]:
     """The tabletop cell of a robot whose tip moves in the table's plane, else the bimanual one.
 
+    Args:
+        twin: file of `vla-ros twin fit`: the tabletop cell as a real one was found.
+
     Raises:
-        VlaRosError: a twin of a cell that has none, or a robot for which there is no cell.
+        VlaRosError: a twin of the other cell, or a robot for which there is none.
     """
     if contract.action.tip_plane is not None:
         return Cell(contract, physics=twin_file.physics(twin, contract) if twin else None)
     if twin:
-        raise VlaRosError(f"parameter twin: found '{twin}', expected none: twins are of tabletop cells, {contract.robot} has a bimanual one")
+        expected = f"expected none: twins are of tabletop cells, {contract.robot} has a bimanual one"
+        raise VlaRosError(f"parameter twin: found '{twin}', {expected}")
     return BimanualCell(contract)
 
 

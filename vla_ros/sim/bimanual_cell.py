@@ -32,7 +32,7 @@ class BimanualCell(RobotCell[Scene]):
     def __init__(self, contract: RobotContract, tasks: BimanualTasks | None = None) -> None:
         if len(contract.tips) != 2 or len(contract.grippers) != 2:
             found = f"{len(contract.tips)} tips and {len(contract.grippers)} grippers"
-            raise VlaRosError(f"{contract.path}: found {found}, expected two arms with a gripper each: the bimanual cell is ALOHA's")
+            raise VlaRosError(f"{contract.path}: found {found}, expected two arms with a gripper each, as ALOHA has")
         self.tasks = tasks or BimanualTasks.load()
         super().__init__(contract, cell_model.build(contract), LAG)
         m, n = self.model, len(contract.joints)
@@ -41,9 +41,8 @@ class BimanualCell(RobotCell[Scene]):
         m.actuator_biasprm[:, 1], m.actuator_biasprm[:, 2] = -stiffness, -LAG * stiffness
         mujoco.mj_resetData(m, self.data)
         self._bodies = {name: m.body(name).id for name in cell_model.PARTS}
-        self._fingers = {
-            m.body(f"{side}_{finger}_finger_link").id: (side, finger) for side in ("left", "right") for finger in ("left", "right")
-        }
+        sides = ("left", "right")
+        self._fingers = {m.body(f"{side}_{finger}_finger_link").id: (side, finger) for side in sides for finger in sides}
         self._tips = {tip.partition("_")[0]: m.body(tip).id for tip in contract.tips}
         self.place_arm(self.kinematics.home())
 

@@ -80,8 +80,9 @@ class BimanualExpert:
     """
 
     def __init__(
-        self, contract: RobotContract, kinematics: Kinematics, scene: Scene, rng: np.random.Generator, manner: Manner | None = None
-    ) -> None:
+        self, contract: RobotContract, kinematics: Kinematics, scene: Scene, rng: np.random.Generator,
+        manner: Manner | None = None,
+    ) -> None:  # fmt: skip
         self.manner = manner or Manner()
         self._contract, self._kinematics, self._rng = contract, kinematics, rng
         self._pace = rng.uniform(*self.manner.pace)

@@ -25,7 +25,7 @@ PAD = (1.0, 0.01, 0.001)  # friction of the rubber on the fingers: sliding, tors
 WOOD = (0.5, 0.005, 0.0001)
 DEPTH = 0.03  # m, of the peg in the socket at which it is inserted
 PIN, HOLE = 0.008, 0.013  # m, half of the edges of the peg's pin and of the socket's hole
-HIGH = 0.03  # m, half the height of all objects: were they much lower, the safety filter's distance to the table leaves no room to grip
+HIGH = 0.03  # m, half the height of all objects: the safety filter's distance to the table leaves no room to grip much lower ones
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ PARTS = {
     "socket": (Part((-0.03, 0, 0), (0.02, 0.015, HIGH), BLUE), *_tube(0.02, 0.06, HOLE, HIGH, BLUE)),
 }
 MASS = {"bar": 0.06, "peg": 0.03, "socket": 0.04}  # kg
-GRASP = {"bar": {"left": -0.03, "right": 0.03}, "peg": {"right": 0.035}, "socket": {"left": -0.035}}  # m along x, where hands hold
+GRASP = {"bar": {"left": -0.03, "right": 0.03}, "peg": {"right": 0.035}, "socket": {"left": -0.035}}  # m along x
 PEG_TIP, SOCKET_SEAT = -0.05, 0.05 - DEPTH  # m along x: the pin's end, and where it is inserted
 PARKED = (0.0, 0.0, -1.5)  # m, under the floor; objects that a task does not need float there
 

@@ -1,4 +1,4 @@
-"""What every simulated cell has: a robot behind position servos, cameras, the clock; and what a cell must say about its scenes."""
+"""What every simulated cell has: a robot behind position servos, cameras, the clock; and what it must say of its scenes."""
 
 from __future__ import annotations
 

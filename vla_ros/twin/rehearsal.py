@@ -12,7 +12,6 @@ from vla_ros.episodes.messages import header, observation, safety_state, write
 from vla_ros.episodes.tensors import OBSERVATION, SAFETY
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.errors import VlaRosError
-from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert, Manner
 from vla_ros.twin.excitation import excitation

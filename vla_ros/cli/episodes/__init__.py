@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--split", choices=("train", "held_out"), default="train", help="of places (train)")
     shown.add_argument("--episodes", type=int, default=50, help="successful ones, with those that are there already (50)")
     shown.add_argument("--seed", type=int, default=0, help="of the first scene (0)")
-    told = "probability that it first grips beside the bar and goes through the motions: what a judge must not take for success (0)"
+    told = "probability that it first grips over the bar and goes through the motions, no success for a judge to see (0)"
     shown.add_argument("--miss", type=float, default=0.0, metavar="P", help=told)
     shown.add_argument("--out", type=Path, required=True, help="folder of the recordings")
     export = verbs.add_parser("export", help="recordings to a LeRobot set")
