@@ -168,7 +168,7 @@ def markdown(r: dict[str, Any]) -> str:
         "episode's end: the bar between both left fingers, off the table, let go by the right ones. The bar lies anywhere in",
         "10 x 10 cm, turned by up to 0.2 rad, but for a patch of 3 x 3 cm in the middle that is held out; ACT's cube lies in",
         "20 x 20 cm. The network sees one camera of 64 x 64 px and the joints, and says where all 14 shall be 0.1 s later.", "",
-        "| | episodes | success | 95 % | judge: false success | judge: success not seen | steps |", "|---|---|---|---|---|---|---|",
+        "| | episodes | success | 95 % | judge: false success | success not seen | steps |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, f in (("after stage 1", b), ("after practice", a)):
         verdicts = f"{f['false_success']} | {f['missed_success']}"

@@ -25,6 +25,7 @@ OPEN, CLOSED = 0.05, 0.021  # m, of the gripper's joint; 5 cm leaves 13 mm on ei
 MIDDLE = -0.019  # m, y of both bases
 MEET = 0.13  # m, height at which the hands meet
 WAY = 0.09  # m, along x, from which a hand comes to what the other one holds
+STEADY = 0.4  # share of the noise that is left where a pin of 16 mm has to meet a hole of 30 mm
 DEEPER = 0.005  # m, that the peg is meant to go in beyond what counts
 
 
@@ -91,6 +92,7 @@ class BimanualExpert:
         self._grippers = [contract.joints.index(name) for name in contract.grippers]
         self._left, self._right = (_Hand([0.0], [home[joints]]) for joints in self._joints.values())
         self._aside = np.zeros(len(home))  # of the noise
+        self._noise = self.manner.noise * (STEADY if scene.task == "insertion" else 1.0)
         self._bent = home  # where inverse kinematics begins: with the wrist bent the way that all places need
         self._bent[[contract.joints.index(f"{side}_wrist_angle") for side in self._joints]] = -0.6
         plans = {"transfer": self._transfer, "insertion": self._insertion}
@@ -159,7 +161,7 @@ class BimanualExpert:
 
     def execute(self, row: Array) -> Array:
         """[n] rad, m: what its hands make of a row that it meant."""
-        own = math.sqrt(1 - self.manner.memory**2) * self.manner.noise
+        own = math.sqrt(1 - self.manner.memory**2) * self._noise
         self._aside = self.manner.memory * self._aside + self._rng.normal(0, own, len(row))
         aside = self._aside.copy()
         aside[self._grippers] = 0.0

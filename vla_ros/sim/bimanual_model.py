@@ -24,7 +24,7 @@ TABLE_SIZE = (0.61, 0.37)  # m, half of its edges: the URDF's
 PAD = (1.0, 0.01, 0.001)  # friction of the rubber on the fingers: sliding, torsional [m], rolling [m]
 WOOD = (0.5, 0.005, 0.0001)
 DEPTH = 0.03  # m, of the peg in the socket at which it is inserted
-PIN, HOLE = 0.008, 0.013  # m, half of the edges of the peg's pin and of the socket's hole
+PIN, HOLE = 0.008, 0.015  # m, half of the edges of the peg's pin and of the socket's hole
 HIGH = 0.03  # m, half the height of all objects: the safety filter's distance to the table leaves no room to grip much lower ones
 
 
