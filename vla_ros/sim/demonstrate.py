@@ -20,6 +20,8 @@ from vla_ros.robots.observation import resize
 from vla_ros.safety.filter import SafetyFilter
 from vla_ros.sim.bimanual_cell import BimanualCell
 from vla_ros.sim.bimanual_expert import BimanualExpert, Manner
+from vla_ros.sim.bimanual_model import GRASP
+from vla_ros.sim.collect import GroundingData
 from vla_ros.sim.env import RENDER_SIZE
 from vla_ros.types import ActionChunk
 
@@ -104,3 +106,30 @@ class Demonstrator:
         fields = observation(joints.stamp, images, joints.position, self.contract, joints.velocity)
         write(writer, OBSERVATION, "vla_ros/msg/Observation", joints.stamp, fields)
         return joints.stamp
+
+
+def grounding_pictures(contract: RobotContract, n: int, seed: int) -> GroundingData:
+    """Scenes of the hand-over before the bar is gripped, with the arms anywhere on their way: both places where hands take the
+    bar, in the first policy camera's picture and on the table. The same arguments give the same data."""
+    cell, rng = BimanualCell(contract), np.random.default_rng(seed)
+    size, camera = contract.observation.size, contract.observation.cameras[0]
+    instructions = cell.tasks.tasks["transfer"].instructions
+    (x, y, _) = (np.array(ends) for ends in cell.tasks.tasks["transfer"].objects["bar"])
+    centre, half = np.array([x.mean(), y.mean()]), np.array([np.ptp(x), np.ptp(y)]) / 2 + GRASP["bar"]["right"]
+    images, states = np.empty((n, *size, 3), np.uint8), np.empty((n, len(contract.joints)), np.float32)
+    points, positions = np.empty((n, 2, 2), np.float32), np.empty((n, 4), np.float32)
+    said = np.empty(n, np.int32)
+    for k in range(n):
+        scene = cell.tasks.sample(rng, "train", "transfer")
+        expert = BimanualExpert(contract, cell.kinematics, scene, rng)
+        q = expert.row(rng.uniform(0.0, 0.3 * expert.duration))
+        cell.place_arm(np.clip(q + rng.normal(0, 0.05, len(q)), contract.limits.lower, contract.limits.upper))
+        cell.reset(scene)
+        images[k] = resize(cell.render(camera, RENDER_SIZE), size)
+        states[k] = cell.joint_state().position
+        place, axes = cell.pose("bar")
+        ends = np.array([place + axes[:, 0] * GRASP["bar"][side] for side in ("right", "left")])
+        points[k] = cell.project(camera, ends)
+        positions[k] = ((ends[:, :2] - centre) / half).ravel()
+        said[k] = instructions.index(scene.instruction)
+    return GroundingData(images, states, said, instructions, points, positions)
