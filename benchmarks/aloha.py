@@ -55,7 +55,7 @@ from vla_ros.sim.demonstrate import grounding_pictures
 TASK = "transfer"
 EVALUATION, PRACTICE, MISSES = 910_000, 310_000, 10_000  # first seeds; no other program uses these scenes
 TRAINING = "config/training/demo.yaml"  # practice
-PICTURES, GROUND, SECONDS = 3000, 150.0, {"policy": 300.0, "judge": 200.0}  # of stage 0, s of it, s of each training
+PICTURES, GROUND, SECONDS = 3000, 90.0, {"policy": 360.0, "judge": 120.0}  # of stage 0, s of it, s of each training
 Episodes = list[dict[str, Any]]
 
 
@@ -107,12 +107,12 @@ def ground(run: Path, robot: Path) -> None:
 
 
 def train(run: Path, robot: Path, kind: str, sets: Sequence[str]) -> None:
-    """Stage 1 from the grounded model, as the demo's (learning/stage1.py): mostly on its frozen features."""
+    """Stage 1 from the grounded model, as the demo's (learning/stage1.py): first on its frozen features."""
     model, prompt = checkpoint.load(RunFolder(run).grounded)
     data = sft_command.read([run / name for name in sets], RobotContract.load(robot), skip_bad=False)
     training, held_out = data.split(0.1, 0)
     weight = float(kind == "policy")
-    config = sft.SftConfig(steps=10**6, seconds=SECONDS[kind], learning_rate=1e-3, behaviour_weight=weight, frozen=0.6)
+    config = sft.SftConfig(steps=10**6, seconds=SECONDS[kind], learning_rate=1e-3, behaviour_weight=weight, frozen=0.3)
     sft.clone(model, training.inputs(prompt), training, config, lambda share, figures: None)
     inputs, folder = held_out.inputs(prompt), run / "checkpoints" / kind
     figures = sft.evaluate(model, inputs, held_out)
