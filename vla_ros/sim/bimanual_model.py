@@ -64,7 +64,7 @@ def parked(k: int) -> tuple[float, float, float]:
 
 
 def build(contract: RobotContract) -> mujoco.MjSpec:
-    """The whole cell, to be compiled; servos without gains."""
+    """The whole cell, to be compiled; servos without gains. Cylinders that are only seen become capsules, too."""
     spec = mujoco.MjSpec.from_file(str(contract.urdf))
     spec.option.timestep = TIMESTEP
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
