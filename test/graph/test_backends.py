@@ -301,8 +301,8 @@ def test_the_graph_of_our_nodes_is_the_same_with_every_backend() -> None:
 
 @pytest.mark.parametrize(
     ("robot", "backend"),
-    [("fr3", "mujoco"), ("fr3", "gazebo"), ("fr3", "hardware"), ("fr3", "replay"), ("aloha", "gazebo"), ("aloha", "hardware"),
-     ("aloha", "replay")],
+    [("fr3", "mujoco"), ("fr3", "gazebo"), ("fr3", "hardware"), ("fr3", "replay"), ("aloha", "mujoco"), ("aloha", "gazebo"),
+     ("aloha", "hardware"), ("aloha", "replay")],
 )  # fmt: skip
 def test_the_other_robots_start(robot: str, backend: str, ros: dict[str, str], tmp_path: Path) -> None:
     if backend == "replay":
@@ -310,14 +310,3 @@ def test_the_other_robots_start(robot: str, backend: str, ros: dict[str, str], t
     with started(arguments(robot, backend, tmp_path), ros, full=False) as run:
         check_backend(run, robot, backend)
         check_commands(run, robot)
-
-
-def test_the_simulator_has_no_cell_for_aloha_and_says_so(tmp_path: Path) -> None:
-    description = parse(CELL, arguments("aloha", "mujoco", tmp_path))
-    lines: list[str] = []
-    only = replace(description, processes=tuple(p for p in description.processes if p.name.startswith("sim_node")))
-    launcher = Launcher(only, lambda line: lines.append(line.text))
-    launcher.start()
-    assert launcher.wait(timeout=30.0)
-    assert any("start this robot with backend:=gazebo, hardware or replay" in line for line in lines)
-    assert launcher.failed

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,12 +13,12 @@ from vla_ros.episodes.check import DEMONSTRATION
 from vla_ros.episodes.folder import read_info
 from vla_ros.episodes.lerobot import LeRobotEpisode
 from vla_ros.episodes.lerobot_meta import CORRECTED, JOINTS, SUCCESS
-from vla_ros.episodes.messages import header, observation, time, write
+from vla_ros.episodes.messages import chunk, observation, write
 from vla_ros.episodes.tensors import CHUNK, OBSERVATION
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
-from vla_ros.types import JOINT_POSITION, Array, Image
+from vla_ros.types import Array, Image
 
 FIRST_STAMP = 1.0  # s, of the first frame where the set does not tell when it was recorded; 0 means "no time" in ROS
 BEYOND = 0.1, 0.2  # rad beyond a joint's limit that a real arm may be measured at; of a gripper, share of its way
@@ -98,24 +97,16 @@ def write_steps(path: Path, metadata: dict[str, str], contract: RobotContract, s
     writer = EpisodeWriter(path, {**metadata, "robot": contract.robot, "kind": DEMONSTRATION})
     try:
         with writer:
+            period = 1.0 / contract.observation.rate
             for step in steps:
                 seen = observation(step.stamp, step.images, step.position, contract, step.velocity, step.skew)
                 write(writer, OBSERVATION, "vla_ros/msg/Observation", step.stamp, seen)
-                write(writer, CHUNK, "vla_ros/msg/ActionChunk", step.stamp, _chunk(step, metadata["episode_id"], contract))
+                said = chunk(step.stamp, period, step.command, contract, metadata["episode_id"], step.corrected)
+                write(writer, CHUNK, "vla_ros/msg/ActionChunk", step.stamp, said)
     except VlaRosError:
         writer.part.unlink(missing_ok=True)  # it can be made again from the set
         raise
     return writer.path
-
-
-def _chunk(step: Step, name: str, contract: RobotContract) -> dict[str, Any]:
-    period = 1.0 / contract.observation.rate
-    return {
-        "header": header(step.stamp + period, contract.robot), "observation_stamp": time(step.stamp), "period": period,
-        "joint_names": list(contract.joints), "semantics": JOINT_POSITION, "rows": 1, "data": step.command.astype(np.float64),
-        "policy_version": 0, "episode_id": name, "action_tokens": np.zeros(0, np.int16), "log_probability": 0.0,
-        "latency_ms": np.zeros(0, np.float32), "corrected": step.corrected,
-    }  # fmt: skip
 
 
 def check_units(values: Array, contract: RobotContract, where: str) -> None:

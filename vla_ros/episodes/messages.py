@@ -9,7 +9,7 @@ import numpy as np
 from vla_ros.episodes.definitions import typestore
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.robots.contract import RobotContract
-from vla_ros.types import Array, Image
+from vla_ros.types import JOINT_POSITION, Array, Image, SafeCommand
 
 
 def write(writer: EpisodeWriter, topic: str, kind: str, stamp: float, fields: dict[str, Any]) -> None:
@@ -32,6 +32,30 @@ def observation(
         "images": [image(stamp, pixels, contract.cameras[name].frame) for name, pixels in images.items()],
         "joint_names": list(contract.joints), "position": position.astype(np.float64),
         "velocity": np.zeros(0) if velocity is None else velocity.astype(np.float64), "skew": skew,
+    }  # fmt: skip
+
+
+def chunk(
+    stamp: float, period: float, row: Array, contract: RobotContract, episode_id: str, corrected: bool = False
+) -> dict[str, Any]:
+    """Fields of an ActionChunk of one row [n] rad, m, due one `period` [s] after the observation at `stamp`."""
+    return {
+        "header": header(stamp + period, contract.robot), "observation_stamp": time(stamp), "period": period,
+        "joint_names": list(contract.joints), "semantics": JOINT_POSITION, "rows": 1, "data": row.astype(np.float64),
+        "policy_version": 0, "episode_id": episode_id, "action_tokens": np.zeros(0, np.int16), "log_probability": 0.0,
+        "latency_ms": np.zeros(0, np.float32), "corrected": corrected,
+    }  # fmt: skip
+
+
+def safety_state(stamp: float, value: SafeCommand, contract: RobotContract, ticks: int = 0) -> dict[str, Any]:
+    """Fields of a SafetyState; without the counters of a running node."""
+    return {
+        "header": header(stamp), "state": int(value.mode), "reason": value.reason, "path_speed": value.path_speed,
+        "active_constraints": list(value.active), "joint_names": list(contract.joints), "raw_command": value.raw.copy(),
+        "command": value.command.copy(), "ticks": ticks, "missed_ticks": 0, "limited_ticks": 0, "rejected_chunks": 0,
+        "policy_version": value.policy_version, "episode_id": value.episode_id, "off_path": value.off_path,
+        "speed_cap": value.speed_cap, "tip_speed": value.tip_speed, "torque_share": value.torque_share,
+        "clearance": value.clearance, "nearest": value.nearest,
     }  # fmt: skip
 
 

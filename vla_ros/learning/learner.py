@@ -33,6 +33,7 @@ from vla_ros.paths import resolve
 from vla_ros.policy import adapter
 from vla_ros.policy.policy import load, taught
 from vla_ros.policy.store import WeightStore
+from vla_ros.robots.contract import RobotContract
 
 Config = TypeVar("Config")
 
@@ -112,6 +113,7 @@ class Learner:
     """Stage 2 on a weight store: one update per call, one version per update.
 
     Args:
+        robot: name or path of the contract that the episodes were recorded under.
         version: to start from; None: the running one, else the newest, else the checkpoint itself, which becomes version 1.
         corrections: how it learns from what people did; None: the defaults.
 
@@ -123,11 +125,11 @@ class Learner:
         self, policy: Path, store: Path, robot: str, config: ImproveConfig, version: int | None = None,
         corrections: CorrectionConfig | None = None,
     ) -> None:  # fmt: skip
-        model, self.prompt = load(policy, robot)
+        self.contract = RobotContract.load(robot)
+        model, self.prompt = load(policy, self.contract.robot)
         self.store = WeightStore(store)
         torch.manual_seed(config.seed)
         self.model = adapter.add(model)
-        self.robot = robot
         self.method = method(self.model, config, self.prompt, taught(policy))
         self.corrections = Corrections(self.model, self.prompt, corrections or CorrectionConfig())
         start = self.store.record(version) if version is not None else self.store.active() or self.store.latest()
@@ -154,7 +156,7 @@ class Learner:
         """
         if version is not None and version != self.version.number:
             self._go_on_from(version)
-        read = {path: load_episode(Path(path), robot=self.robot) for path in dict.fromkeys([*paths, *corrected])}
+        read = {path: load_episode(Path(path), robot=self.contract) for path in dict.fromkeys([*paths, *corrected])}
         used = [(read[path], parts) for path in paths if (parts := practice(read[path], self.version.number))]
         taught = sum([self.corrections.add(read[path]) for path in corrected])
         if not used and not taught:

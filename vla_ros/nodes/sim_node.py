@@ -36,10 +36,11 @@ from vla_ros.nodes.sim_pace import Pace
 from vla_ros.robots.contract import RobotContract
 from vla_ros.safety.limits import Limits
 from vla_ros.sim import render
+from vla_ros.sim.bimanual_cell import BimanualCell
 from vla_ros.sim.cell import Cell
 from vla_ros.sim.driver import Driver
 from vla_ros.sim.model import LARGEST_PICTURE
-from vla_ros.sim.tasks import Scene, sample_scene
+from vla_ros.sim.robot_cell import AnyScene, RobotCell
 from vla_ros.sim.trajectory import checked, ordered
 from vla_ros.srv import ResetCell
 from vla_ros.twin import file as twin_file
@@ -48,7 +49,6 @@ TRAJECTORY_TOPIC = f"/{TRAJECTORY_CONTROLLER}/joint_trajectory"
 TOLERANCE = 0.15  # rad per joint: further from where the arm holds, no new stream of commands is taken up
 OVERVIEW = (480, 640)  # px, height and width of the spectators' camera, which is no part of the contract
 CLOCK = 0.02  # s between ticks of /clock in lock step, which goes to every node and costs more than the physics; also at frames
-CLEARANCE = 0.055  # m, rod to block centre: a block laid out closer would overlap the rod
 
 
 class SimNode(Node):
@@ -64,11 +64,6 @@ class SimNode(Node):
         self.size = _size(list(self.declare_parameter("camera_size", [128, 128]).value))
         awaited = [entry for entry in self.declare_parameter("lockstep_topics", [""]).value if entry]
 
-        if self.contract.action.tip_plane is None:
-            raise VlaRosError(
-                f"{self.contract.path}: action.semantics: found {self.contract.action.semantics}, expected tip_delta_xy: the "
-                "simulator has a tabletop cell only; start this robot with backend:=gazebo, hardware or replay"
-            )
         self.base = base_frame(self.contract)
         self.period = 1 / self.contract.control.rate
         self.frame_every = round(self.contract.control.rate / rate)
@@ -81,12 +76,12 @@ class SimNode(Node):
         self._own = SingleThreadedExecutor()  # served while the loop waits
         self.pace = Pace(self, self._own, _factor(factor), timeout)
         twin = self.declare_parameter("twin", "").value  # a twin's file: the cell as `vla-ros twin fit` found a real one
-        self.cell = Cell(self.contract, physics=twin_file.physics(twin, self.contract) if twin else None)
+        self.cell = cell_of(self.contract, twin)
         limits = Limits.load(self.contract)
         self.driver = Driver(
             self.cell.joint_state().position, limits.velocity, limits.acceleration, self.period, command_timeout, TOLERANCE
         )
-        self._lay_out(sample_scene(self.cell.tasks, seed, keep_clear=self.contract.home_tip))
+        self._lay_out(self.cell.sample(seed))
         self.cell.render(next(iter(self.contract.cameras)), self.size)  # missing OpenGL is known now
 
         reliable = QoSProfile(depth=10)  # in lock step nothing may be lost; also serves best-effort subscribers
@@ -244,25 +239,23 @@ class SimNode(Node):
             response.success, response.operator, response.message = False, True, fallen
             return response
         try:
-            home = self.contract.home_tip
-            scene = sample_scene(self.cell.tasks, request.seed, request.split or "train", request.task, home)
+            scene = self.cell.sample(request.seed, request.split or "train", request.task)
             self._lay_out_clear(scene)
         except VlaRosError as error:
             response.success, response.message = False, str(error)
             return response
         response.success, response.instruction = True, scene.instruction
         response.stamp = convert.stamp(self.cell.time)
-        response.time_limit = self.cell.tasks.tasks[scene.task].time_limit
+        response.time_limit = self.cell.time_limit(scene)
         self._publish_truth(convert.stamp(self.cell.time))
         return response
 
-    def _lay_out_clear(self, scene: Scene) -> None:
-        x, y = self.cell.tip()[:2]
-        if any(math.dist((block.x, block.y), (x, y)) < CLEARANCE for block in scene.blocks):
-            raise VlaRosError(f"a block would lie under the rod at [{x:.3f}, {y:.3f}] m; home the arm first")
+    def _lay_out_clear(self, scene: AnyScene) -> None:
+        if reason := self.cell.in_the_way(scene):
+            raise VlaRosError(reason)
         self._lay_out(scene)
 
-    def _lay_out(self, scene: Scene) -> None:
+    def _lay_out(self, scene: AnyScene) -> None:
         self.cell.reset(scene)
         self.instruction = scene.instruction
 
@@ -289,6 +282,23 @@ class SimNode(Node):
             elif parameter.name == "lockstep_timeout":
                 self.pace.timeout = float(parameter.value)
         return SetParametersResult(successful=True)
+
+
+def cell_of(contract: RobotContract, twin: str = "") -> RobotCell[Any]:
+    """The tabletop cell of a robot whose tip moves in the table's plane, else the bimanual one.
+
+    Args:
+        twin: file of `vla-ros twin fit`: the tabletop cell as a real one was found.
+
+    Raises:
+        VlaRosError: a twin of the other cell, or a robot for which there is none.
+    """
+    if contract.action.tip_plane is not None:
+        return Cell(contract, physics=twin_file.physics(twin, contract) if twin else None)
+    if twin:
+        expected = f"expected none: twins are of tabletop cells, {contract.robot} has a bimanual one"
+        raise VlaRosError(f"parameter twin: found '{twin}', {expected}")
+    return BimanualCell(contract)
 
 
 def _size(value: list[int]) -> tuple[int, int]:

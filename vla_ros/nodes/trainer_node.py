@@ -221,7 +221,7 @@ class TrainerNode(Node):
             self.diagnostics.clear("practice")
             self.maintenance.clear()
             try:
-                learner = LearnerProcess(Path(self.policy), self.store.folder, self.contract.robot, self.config)
+                learner = LearnerProcess(Path(self.policy), self.store.folder, str(self.contract.path), self.config)
                 first = learner.answer(timeout=120.0)
                 if first is None:
                     raise VlaRosError("the learner process did not start within 120 s")

@@ -1,4 +1,4 @@
-"""Forward and inverse kinematics of a contract's tip frame, pointing straight down, on pinocchio."""
+"""Forward and inverse kinematics of a contract's tip frames on pinocchio; a single tip points straight down."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vla_ros.types import Array
 
 DOWN = np.diag([1.0, -1.0, -1.0])  # tip's z down, x forward: the fixed yaw
 TOLERANCE = 2e-5  # m and rad
+ROUNDING = 1e-9  # rad, m; a gripper may be told to stand on its stop
 
 
 def reduced_model(contract: RobotContract) -> tuple[pin.Model, pin.GeometryModel]:
@@ -59,6 +60,11 @@ class Kinematics:
         pin.forwardKinematics(self.model, self.data, q)
         return np.array(pin.updateFramePlacement(self.model, self.data, self.frame).translation[:2])
 
+    def tool(self, tip: str, q: Array) -> Array:
+        """Pose of one of the contract's tips in the base frame, [4, 4]."""
+        pin.forwardKinematics(self.model, self.data, q)
+        return np.array(pin.updateFramePlacement(self.model, self.data, self.model.getFrameId(tip)).homogeneous)
+
     def ik(self, q_start: Array, xyz: Array, iterations: int = 40) -> Array:
         """Joint positions [n] with the tip at `xyz` [3] m pointing down, close to `q_start` and to the posture.
 
@@ -67,25 +73,37 @@ class Kinematics:
         Raises:
             VlaRosError: not reachable, or only outside the joint limits.
         """
-        model, data, frame = self.model, self.data, self.frame
+        return self._solve(q_start, self.frame, xyz, DOWN, self.posture, "pointing down", iterations)
+
+    def reach(self, q_start: Array, tip: str, xyz: Array, rotation: Array) -> Array:
+        """Joint positions [n] with `tip` at `xyz` [3] m, turned as `rotation` [3, 3] (columns: its axes, base frame); joints
+        that do not move it stay. Otherwise as ik().
+        """
+        frame = int(self.model.getFrameId(tip))
+        return self._solve(q_start, frame, xyz, rotation, np.array(q_start), f"of {tip}, turned as wanted,", 100)
+
+    def _solve(
+        self, q_start: Array, frame: int, xyz: Array, rotation: Array, posture: Array, how: str, iterations: int
+    ) -> Array:
+        model, data = self.model, self.data
         q = np.array(q_start, np.float64)
         error = np.empty(6)
         for _ in range(iterations):
             jacobian = pin.computeFrameJacobian(model, data, q, frame, pin.LOCAL_WORLD_ALIGNED)
             pose = pin.updateFramePlacement(model, data, frame)
             error[:3] = xyz - pose.translation
-            error[3:] = pin.log3(DOWN @ pose.rotation.T)
+            error[3:] = pin.log3(rotation @ pose.rotation.T)
             if abs(error).max() < TOLERANCE:
-                self._check_limits(q, xyz)
+                self._check_limits(q, xyz, how)
                 return q
             gram = jacobian @ jacobian.T
             gram.flat[::7] += 1e-6
-            pull = 0.5 * (self.posture - q)
+            pull = 0.5 * (posture - q)
             step = pull + jacobian.T @ np.linalg.solve(gram, error - jacobian @ pull)
             largest = abs(step).max()
             q += step if largest < 0.5 else step * (0.5 / largest)
         raise VlaRosError(
-            f"{self.contract.robot}: tip at {np.round(xyz, 4).tolist()} m pointing down is not reachable "
+            f"{self.contract.robot}: tip at {np.round(xyz, 4).tolist()} m {how} is not reachable "
             f"(residual {abs(error).max():.2g} after {iterations} steps)"
         )
 
@@ -96,12 +114,12 @@ class Kinematics:
             self._home = self.posture if plane is None else self.ik(self.posture, np.array([*plane.home, plane.height]))
         return self._home.copy()
 
-    def _check_limits(self, q: Array, xyz: Array) -> None:
+    def _check_limits(self, q: Array, xyz: Array, how: str) -> None:
         limits = self.contract.limits
-        outside = (q < limits.lower) | (q > limits.upper)
+        outside = (q < limits.lower - ROUNDING) | (q > limits.upper + ROUNDING)
         if outside.any():
             k = int(np.argmax(outside))
             raise VlaRosError(
-                f"{self.contract.robot}: tip at {np.round(xyz, 4).tolist()} m needs "
+                f"{self.contract.robot}: tip at {np.round(xyz, 4).tolist()} m {how} needs "
                 f"{self.contract.joints[k]} = {q[k]:.3f} rad, limits {limits.lower[k]:.3f}..{limits.upper[k]:.3f}"
             )

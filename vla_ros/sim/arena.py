@@ -17,6 +17,7 @@ LONGEST_STEP = 0.0025  # s; with 5 ms one pose in ten of the Panda swings on for
 # Of every motor. Nobody publishes the servos' rotors; this one damps the light wrists and costs little of their effort.
 ARMATURE = 0.05  # kg m² (kg for a prismatic joint)
 BANDWIDTH = 60.0  # rad/s of the servos, at the largest inertia that a joint meets; 100 swings where that is smallest
+LAG = 2 / BANDWIDTH  # s, damping over stiffness
 POSES = 200  # sampled for that inertia
 
 
@@ -93,7 +94,18 @@ def _build(contract: RobotContract, timestep: float) -> mujoco.MjModel:
     for geom in spec.geoms:
         if geom.contype == 0:
             spec.delete(geom)  # visual
-        elif geom.type == mujoco.mjtGeom.mjGEOM_CYLINDER:
+    spec.worldbody.add_geom(name=TABLE, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
+    prepare(spec, contract)
+    for name in contract.joints:
+        spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT).set_to_position(kp=1.0, kv=0.0)
+    return spec.compile()
+
+
+def prepare(spec: mujoco.MjSpec, contract: RobotContract) -> None:
+    """The URDF's links as the safety filter sees them: cylinders are capsules, pairs of the SRDF do not meet; gravity is
+    compensated, and the motors have rotors."""
+    for geom in spec.geoms:
+        if geom.contype and geom.type == mujoco.mjtGeom.mjGEOM_CYLINDER:
             geom.type = mujoco.mjtGeom.mjGEOM_CAPSULE
     for body in spec.bodies[1:]:
         body.gravcomp = 1.0
@@ -101,7 +113,6 @@ def _build(contract: RobotContract, timestep: float) -> mujoco.MjModel:
         joint.actgravcomp = 1  # counts against the motors' effort, as on the real arm
         joint.armature = ARMATURE
         joint.frictionloss = 0.0  # costs a solver iteration per step, and the real controllers compensate it
-    spec.worldbody.add_geom(name=TABLE, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1])
     bodies = {body.name for body in spec.bodies}
     for a, b in (sorted(pair) for pair in disabled_pairs(contract.srdf)):
         first, second = ("world" if name == TABLE else name for name in (a, b))
@@ -110,13 +121,23 @@ def _build(contract: RobotContract, timestep: float) -> mujoco.MjModel:
                 f"{contract.srdf}: disable_collisions: found '{unknown.pop()}', expected a link of {contract.urdf} or '{TABLE}'"
             )
         spec.add_exclude(bodyname1=first, bodyname2=second)
-    for name in contract.joints:
-        spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT).set_to_position(kp=1.0, kv=0.0)
-    return spec.compile()
 
 
 def _tune(model: mujoco.MjModel, data: mujoco.MjData, contract: RobotContract, qpos: Array, qvel: Array) -> float:
     """Sets the servos' gains for the largest inertia that each joint meets; returns damping over stiffness [s]."""
+    stiffness = stiffnesses(model, data, contract, qpos, qvel)
+    model.actuator_gainprm[:, 0] = stiffness
+    model.actuator_biasprm[:, 1] = -stiffness
+    model.actuator_biasprm[:, 2] = -LAG * stiffness
+    return LAG
+
+
+def stiffnesses(model: mujoco.MjModel, data: mujoco.MjData, contract: RobotContract, qpos: Array, qvel: Array) -> Array:
+    """[n] N m/rad of critically damped servos of BANDWIDTH, at the largest inertia that each joint meets; moves `data`.
+
+    Args:
+        qpos, qvel: [n] addresses of the contract's joints.
+    """
     rng = np.random.default_rng(0)
     largest = np.zeros(len(qpos))
     full = np.empty((model.nv, model.nv))
@@ -127,12 +148,7 @@ def _tune(model: mujoco.MjModel, data: mujoco.MjData, contract: RobotContract, q
         mujoco.mj_crb(model, data)
         mujoco.mj_fullM(model, data, full)
         largest = np.maximum(largest, np.diag(full)[qvel])
-    stiffness = largest * BANDWIDTH**2
-    lag = 2 / BANDWIDTH
-    model.actuator_gainprm[:, 0] = stiffness
-    model.actuator_biasprm[:, 1] = -stiffness
-    model.actuator_biasprm[:, 2] = -lag * stiffness
-    return lag
+    return largest * BANDWIDTH**2
 
 
 def _name(model: mujoco.MjModel, geom: int) -> str:

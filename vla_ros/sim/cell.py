@@ -1,4 +1,4 @@
-"""A simulated cell: the arm behind a joint position controller, blocks on a table, cameras, and the truth."""
+"""The tabletop cell: the arm behind a joint position controller, blocks on a table, cameras, and the truth."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import numpy as np
 
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
-from vla_ros.robots.kinematics import Kinematics
 from vla_ros.sim import model as cell_model
-from vla_ros.sim import render
 from vla_ros.sim.physics import DelayLine, Physics, add_payload
-from vla_ros.sim.tasks import SHAPES, Scene, Tasks
-from vla_ros.types import Array, Image, JointState
+from vla_ros.sim.robot_cell import RobotCell
+from vla_ros.sim.tasks import SHAPES, Scene, Tasks, sample_scene
+from vla_ros.types import Array
+
+CLEARANCE = 0.055  # m, rod to block centre: a block laid out closer would overlap the rod
+TABLE = ((-0.25, 0.95), (-0.6, 0.6))  # m, x and y of its edges (sim/model.py)
+THROW = (3.0, 0.0, 1.5)  # m/s: over the other blocks, and past the table's far edge half a metre away
 
 
-class Cell:
-    """One cell in MuJoCo. Many may live in one process; each belongs to one thread.
-
+class Cell(RobotCell[Scene]):
+    """
     Args:
         contract: the robot; its control rate must be a divisor of 1 / model.TIMESTEP.
         tasks: what can lie on the table; the default is config/tasks/tabletop.yaml.
@@ -30,21 +32,15 @@ class Cell:
     """
 
     def __init__(self, contract: RobotContract, tasks: Tasks | None = None, physics: Physics | None = None) -> None:
-        self.contract = contract
         self.tasks = tasks or Tasks.load()
-        self.kinematics = Kinematics(contract)
         spec = cell_model.build(contract, self.tasks)
         if physics:
             add_payload(spec, contract)
-        self.model = spec.compile()
-        self._late: DelayLine | None = None
+        super().__init__(contract, spec, cell_model.LAG)
         if physics:
             physics.apply(self.model, contract)
             self._late = DelayLine(physics.delay, self.kinematics.home()) if physics.delay else None
-        self.data = mujoco.MjData(self.model)
         m = self.model
-        self._qpos = np.array([m.jnt_qposadr[m.joint(name).id] for name in contract.joints])
-        self._qvel = np.array([m.jnt_dofadr[m.joint(name).id] for name in contract.joints])
         self._blocks = np.array([m.jnt_qposadr[m.joint(f"block{k}").id] for k in range(cell_model.SLOTS)])
         self._block_dofs = np.array([m.jnt_dofadr[m.joint(f"block{k}").id] for k in range(cell_model.SLOTS)])
         self._bodies = np.array([m.body(f"block{k}").id for k in range(cell_model.SLOTS)])
@@ -54,20 +50,7 @@ class Cell:
             for k in range(cell_model.SLOTS)
             for shape, parts in cell_model.PARTS.items()
         }
-        self._steps = 0
-        self._cameras: dict[str, mujoco.MjvCamera] = {}
-        self.scene: Scene | None = None
         self.place_arm(self.kinematics.home())
-
-    @property
-    def time(self) -> float:
-        """Simulated seconds since construction."""
-        return self._steps * cell_model.TIMESTEP
-
-    def place_arm(self, q: Array) -> None:
-        """Puts the arm at `q` [n], at rest: for construction and in-process training; a live arm is not teleported."""
-        self._set_arm(q)
-        mujoco.mj_forward(self.model, self.data)
 
     def pose(self, scene: Scene, q: Array) -> None:
         """Blocks as in `scene` and arm at `q` [n] for rendering only: kinematics without physics."""
@@ -76,21 +59,11 @@ class Cell:
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
-    def _set_arm(self, q: Array) -> None:
-        self.data.qpos[self._qpos] = q
-        self.data.qvel[self._qvel] = 0
-        self.data.ctrl[:] = q
-        self._command, self._previous = np.array(q, np.float64), np.array(q, np.float64)
-        if self._late:
-            self._late.reset(self._command)
-        self.data.qacc_warmstart[:] = 0
+    def sample(self, seed: int, split: str = "train", task: str | None = None) -> Scene:
+        return sample_scene(self.tasks, seed, split, task, self.contract.home_tip)
 
     def reset(self, scene: Scene) -> None:
-        """Lays out the blocks of `scene`; the arm stays as it is.
-
-        Raises:
-            VlaRosError: more blocks than the cell has.
-        """
+        """Raises VlaRosError: more blocks than the cell has."""
         self._set_blocks(scene)
         mujoco.mj_forward(self.model, self.data)
 
@@ -120,35 +93,14 @@ class Cell:
         d.qacc_warmstart[:] = 0
         self.scene = scene
 
-    def set_command(self, q: Array) -> None:
-        """Joint positions [n] rad for the controller to reach by the end of the next step; checked by the caller."""
-        self._command[:] = q
+    def in_the_way(self, scene: Scene) -> str:
+        x, y = self.tip()[:2]
+        if any(math.dist((block.x, block.y), (x, y)) < CLEARANCE for block in scene.blocks):
+            return f"a block would lie under the rod at [{x:.3f}, {y:.3f}] m; home the arm first"
+        return ""
 
-    @property
-    def commanded(self) -> Array:
-        """[n] rad, the last command."""
-        return self._command.copy()
-
-    def step(self, dt: float) -> None:
-        """Advances by `dt` seconds, a multiple of model.TIMESTEP.
-
-        Raises:
-            VlaRosError: the simulation became unstable.
-        """
-        count = round(dt / cell_model.TIMESTEP)
-        limit = self.contract.limits.velocity
-        command = self._late.pass_on(self._command, dt) if self._late else self._command
-        velocity = np.clip((command - self._previous) / dt, -limit, limit)
-        self._previous[:] = command
-        self.data.ctrl[:] = command + cell_model.lead(dt) * velocity
-        mujoco.mj_step(self.model, self.data, nstep=count)
-        self._steps += count
-        if self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:
-            raise VlaRosError(f"simulation unstable at {self.time:.3f} s: accelerations are not finite")
-
-    def joint_state(self) -> JointState:
-        """Measured joints at the present simulated time."""
-        return JointState(self.time, self.contract.joints, self.data.qpos[self._qpos], self.data.qvel[self._qvel])
+    def time_limit(self, scene: Scene) -> float:
+        return self.tasks.tasks[scene.task].time_limit
 
     def tip(self) -> Array:
         """[3] m, measured tip in the base frame, as of the last physics step's start."""
@@ -164,32 +116,17 @@ class Cell:
         return poses
 
     def truth(self) -> tuple[bool, float]:
-        """Success of the scene's task and distance [m] from its goal.
+        return self.tasks.outcome(self.laid_out(), self.blocks(), self.tip())
 
-        Raises:
-            VlaRosError: no scene yet.
-        """
-        if self.scene is None:
-            raise VlaRosError("the cell has no scene yet; call reset first")
-        return self.tasks.outcome(self.scene, self.blocks(), self.tip())
+    def fallen(self) -> list[str]:
+        placed = zip(self.laid_out().blocks, self.blocks(), strict=True)
+        return [
+            block.name
+            for block, (x, y, _) in placed
+            if not all(low <= value <= high for value, (low, high) in zip((x, y), TABLE, strict=True))
+        ]
 
-    def render(self, camera: str, size: tuple[int, int] = (128, 128), out: Image | None = None) -> Image:
-        """[H, W, 3] uint8 RGB of `front`, `wrist` or `overview`.
-
-        Raises:
-            VlaRosError: no such camera, or no working OpenGL (the message names the packages).
-        """
-        if camera not in self._cameras:
-            self._cameras[camera] = render.fixed_camera(self.model, camera)
-        return render.draw(self.model, self.data, self._cameras[camera], size, out)
-
-    def project(self, camera: str, points: Array) -> Array:
-        """Image points [n, 2] (x right, y down, -1..1 from edge to edge of a square picture) of points [n, 3] m."""
-        index = self.model.camera(camera).id
-        local = (points - self.data.cam_xpos[index]) @ self.data.cam_xmat[index].reshape(3, 3)
-        focal = 1 / np.tan(np.radians(self.model.cam_fovy[index]) / 2)
-        return np.asarray(focal * local[:, :2] / -local[:, 2:] * (1.0, -1.0))
-
-    def focal_length(self, camera: str, height: int) -> float:
-        """[px] of `camera` in a picture `height` px high."""
-        return float(height / 2 / math.tan(math.radians(self.model.cam_fovy[self.model.camera(camera).id]) / 2))
+    def throw(self) -> str:
+        scene = self.laid_out()
+        self.data.joint(f"block{scene.target}").qvel[:3] = THROW
+        return scene.blocks[scene.target].name

@@ -36,9 +36,9 @@ def part_name(slot: int, shape: str, part: int) -> str:
     return f"block{slot}_{shape}{part}"
 
 
-def lead(dt: float) -> float:
+def lead(dt: float, lag: float = LAG, timestep: float = TIMESTEP) -> float:
     """s by which commands go ahead: the damping acts on all motion; less what holding one for `dt` s is early by."""
-    return LAG - (dt + TIMESTEP) / 2
+    return lag - (dt + timestep) / 2
 
 
 def arm_spec(contract: RobotContract) -> mujoco.MjSpec:
@@ -48,6 +48,13 @@ def arm_spec(contract: RobotContract) -> mujoco.MjSpec:
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.iterations = 20
     spec.option.ls_iterations = 10
+    set_pictures(spec)
+    _prepare_arm(spec, contract)
+    return spec
+
+
+def set_pictures(spec: mujoco.MjSpec) -> None:
+    """What makes pictures quick without a GPU."""
     spec.visual.quality.offsamples = 0  # multisampling costs 10x without a GPU
     quality = spec.visual.quality
     quality.numslices, quality.numstacks, quality.numquads = 20, 2, 1  # vertices cost 4x; under 2 stacks caps vanish
@@ -58,8 +65,6 @@ def arm_spec(contract: RobotContract) -> mujoco.MjSpec:
     spec.stat.extent = 1.0  # m; the near plane is a share of it
     spec.visual.map.znear = 0.01
     spec.visual.map.zfar = 12.0
-    _prepare_arm(spec, contract)
-    return spec
 
 
 def build(contract: RobotContract, tasks: Tasks) -> mujoco.MjSpec:
@@ -122,7 +127,12 @@ def _add_table(spec: mujoco.MjSpec, contract: RobotContract, tasks: Tasks) -> No
         world.add_geom(type=box, size=[deep, 0.003, 0.001], pos=[middle[0], y, 0], rgba=edge, **decor)
     for px, py in tasks.places.values():
         world.add_geom(type=cylinder, size=[0.03, 0.0006, 0], pos=[px, py, 0], rgba=[0.70, 0.68, 0.645, 1], **decor)
-    world.add_light(
+    add_light(spec)
+
+
+def add_light(spec: mujoco.MjSpec) -> None:
+    """Without shadows, which cost more than everything else."""
+    spec.worldbody.add_light(
         pos=[0.9, -0.8, 2.0], dir=[-0.3, 0.45, -1.0], castshadow=False, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
         diffuse=[0.55] * 3, specular=[0.15] * 3,
     )  # fmt: skip

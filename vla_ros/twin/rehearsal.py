@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.episodes.messages import header, observation, write
+from vla_ros.episodes.messages import header, observation, safety_state, write
 from vla_ros.episodes.tensors import OBSERVATION, SAFETY
 from vla_ros.episodes.writer import EpisodeWriter
 from vla_ros.errors import VlaRosError
-from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.env import TabletopEnv
 from vla_ros.sim.expert import Expert, Manner
 from vla_ros.twin.excitation import excitation
-from vla_ros.types import Array, Image
+from vla_ros.types import Array, Image, SafeCommand, SafetyMode
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 
@@ -125,13 +124,5 @@ class Recorder:
             fields = {"header": header(stamp), "name": names, "position": position, "velocity": velocity, "effort": np.zeros(0)}
             write(self._writer, contract.control.state_topic, JOINT_STATE, stamp, fields)
         if due or senses.every_tick:
-            write(self._writer, SAFETY, "vla_ros/msg/SafetyState", stamp, _safety(stamp, command, contract))
-
-
-def _safety(stamp: float, command: Array, contract: RobotContract) -> dict[str, Any]:
-    return {
-        "header": header(stamp), "state": 0, "reason": "", "path_speed": 1.0, "active_constraints": [],
-        "joint_names": list(contract.joints), "raw_command": command.copy(), "command": command.copy(), "ticks": 0,
-        "missed_ticks": 0, "limited_ticks": 0, "rejected_chunks": 0, "policy_version": 0, "episode_id": "", "off_path": 0.0,
-        "speed_cap": 1.0, "tip_speed": 0.0, "torque_share": 0.0, "clearance": 0.1, "nearest": "",
-    }  # fmt: skip
+            said = SafeCommand(stamp, SafetyMode.RUN, "", 1.0, (), command, command, np.zeros(len(command)))
+            write(self._writer, SAFETY, "vla_ros/msg/SafetyState", stamp, safety_state(stamp, said, contract))

@@ -52,12 +52,12 @@ class EpisodeResult:
 class Graph:
     """All nodes in processes of their own, and a client among them. Use as a context manager."""
 
-    def __init__(self, robot: str, folder: RunFolder, figures: Figures) -> None:
+    def __init__(self, robot: str, folder: RunFolder, figures: Figures, training: str = TRAINING) -> None:
         self.figures = figures
         self._log = folder.log.open("w", encoding="utf-8")
         arguments = {
             "robot": robot, "policy": str(folder.policy), "judge": str(folder.judge), "store": str(folder.store),
-            "episodes": str(folder.episodes), "real_time_factor": "0.0", "training": TRAINING,
+            "episodes": str(folder.episodes), "real_time_factor": "0.0", "training": training,
         }  # fmt: skip
         description = parse(share() / "launch" / "cell.launch.yaml", arguments)
         self._launcher = Launcher(description, on_line=self._keep)
@@ -170,9 +170,11 @@ class Graph:
             raise VlaRosError(f"{what} was rejected; see {self._log.name}")
         return self._await(handle.get_result_async(), what, seconds).result
 
-    def episode(self, seed: int, greedy: bool, split: str = "train", time_limit: float = 0.0) -> EpisodeResult:
+    def episode(
+        self, seed: int, greedy: bool, split: str = "train", time_limit: float = 0.0, task: str = ""
+    ) -> EpisodeResult:
         """One recorded episode; truth is the simulator's when the arm has stopped."""
-        goal = RunTask.Goal(seed=seed, greedy=greedy, split=split, time_limit=time_limit)
+        goal = RunTask.Goal(seed=seed, greedy=greedy, split=split, time_limit=time_limit, task=task)
         r = self._goal(self._run, goal, f"episode {seed}", STUCK)
         while r.termination_reason == LATCHED:  # an operator's stop is no failure of the policy: the scene is laid out again
             r = self._goal(self._run, goal, f"episode {seed}", STUCK)

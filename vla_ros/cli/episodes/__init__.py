@@ -7,6 +7,7 @@ examples:
   vla-ros episodes split runs/latest/episodes --out data --share 0.1 --seed 1     data/train and data/held_out, whole episodes
   vla-ros episodes merge monday tuesday --out week                copies recordings and labels into one folder
   vla-ros episodes export week --format lerobot --out week_lerobot    LeRobotDataset v3.0
+  vla-ros episodes demonstrate --task transfer --episodes 50 --out demos     ALOHA's scripted demonstrator in simulation
   vla-ros episodes import aloha_set --robot aloha --out demos     a LeRobot v3.0 set as recordings (demonstrations)
   vla-ros episodes import my_bag --robot fr3 --instruction 'push the red cube' --pause 2 --out demos     a ROS 2 bag
   vla-ros episodes import my_bag --robot fr3 --instruction-topic /task --actions states --map /joint_states:=/joints --out demos
@@ -26,7 +27,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One verb each; their modules are imported when they are used."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|check|merge|split|export|import")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|check|merge|split|demonstrate|export|import")
     listing = verbs.add_parser("list", help="a table of a folder's episodes")
     listing.add_argument("folder", type=Path, help="recordings (*.mcap) in it and below it")
     show = verbs.add_parser("show", help="one episode in detail")
@@ -45,6 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split.add_argument("--out", type=Path, required=True, help="new folder")
     split.add_argument("--share", type=float, default=0.1, help="of the episodes that are held out (0.1)")
     split.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    shown = verbs.add_parser("demonstrate", help="record the scripted demonstrator of the simulated bimanual cell")
+    shown.add_argument("--robot", default="aloha", help="name in config/robots, or a path to a contract (aloha)")
+    shown.add_argument("--task", default="", help="transfer | insertion (the mixture of config/tasks/bimanual.yaml)")
+    shown.add_argument("--split", choices=("train", "held_out"), default="train", help="of places (train)")
+    shown.add_argument("--episodes", type=int, default=50, help="successful ones, with those that are there already (50)")
+    shown.add_argument("--seed", type=int, default=0, help="of the first scene (0)")
+    told = "probability that it first grips over the bar and goes through the motions, no success for a judge to see (0)"
+    shown.add_argument("--miss", type=float, default=0.0, metavar="P", help=told)
+    shown.add_argument("--out", type=Path, required=True, help="folder of the recordings")
     export = verbs.add_parser("export", help="recordings to a LeRobot set")
     export.add_argument("folder", type=Path, help="recordings in it and below it, all of one robot")
     export.add_argument("--format", choices=("lerobot",), default="lerobot", help="LeRobotDataset v3.0 (lerobot)")
@@ -92,6 +102,10 @@ def run(args: argparse.Namespace) -> int:
         if args.verb == "merge":
             return copies.merge(args.folders, args.out)
         return copies.split(args.folder, args.out, args.share, args.seed)
+    if args.verb == "demonstrate":
+        from vla_ros.cli.episodes import demonstrate
+
+        return demonstrate.run(args.robot, args.task, args.split, args.episodes, args.seed, args.miss, args.out)
     if args.verb == "export":
         from vla_ros.cli.episodes import lerobot
 
