@@ -38,14 +38,14 @@ def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list(store: WeightStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list", "--store", store.folder) == 0
     out = capsys.readouterr().out
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.count("│") == 8]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.count("│") == 9]
     assert [row[:5] for row in rows] == [
         ["", "1", "-", "sft", "50% of 8"],
         ["", "2", "1", "self_improvement", "100% of 8"],
         ["", "3", "2", "self_improvement", "-"],
         ["active", "4", "2", "self_improvement", "-"],
     ]
-    assert rows[3][6] == store.record(4).sha256[:12]
+    assert rows[3][6:] == [store.record(4).sha256[:12], "cell"]
     shutil.rmtree(store.folder / "000001")
     assert run("list", "--store", store.folder) == 0
     assert "1 is missing" in capsys.readouterr().out
