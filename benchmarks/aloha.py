@@ -35,7 +35,11 @@ import numpy as np
 import tabletop
 import torch
 import yaml
+from rclpy.node import Node
+from rclpy.task import Future
 from rich.console import Console
+from std_srvs.srv import Trigger
+from vla_ros.msg import TrainingState
 
 from vla_ros.cli.demo.graph import Graph
 from vla_ros.cli.demo.settings import RunFolder
@@ -45,6 +49,7 @@ from vla_ros.cli.train.place import Place
 from vla_ros.learning import sft
 from vla_ros.learning.data import Inputs
 from vla_ros.learning.statistics import mcnemar, wilson
+from vla_ros.nodes import qos
 from vla_ros.paths import share
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.store import WeightStore
@@ -139,6 +144,24 @@ def evaluate(graph: Graph, path: Path, count: int, say: Callable[[str], None]) -
     return done
 
 
+class Operator:
+    """The person beside a simulated cell: releases a latched filter when the trainer asks for him, and counts it."""
+
+    def __init__(self, node: Node) -> None:
+        self.resets, self._answer = 0, Future()
+        self._answer.set_result(Trigger.Response())
+        self._reset = node.create_client(Trigger, "/safety/reset")
+        node.create_subscription(TrainingState, "/training/state", self._on_state, qos.STATUS)
+
+    def _on_state(self, message: TrainingState) -> None:
+        if message.phase == "stopped" and "/safety/reset" in message.message and self._answer.done():
+            self._answer = self._reset.call_async(Trigger.Request())
+            self._answer.add_done_callback(self._count)
+
+    def _count(self, answer: Future) -> None:
+        self.resets += bool(answer.result().success)  # a refused one is asked for again
+
+
 def loop(run: Path, robot: Path, count: int, episodes: int, per_update: int, say: Callable[[str], None]) -> None:
     """Live before, practice, live after: on one graph."""
     folder, practised = RunFolder(run), run / "practice.json"
@@ -146,6 +169,7 @@ def loop(run: Path, robot: Path, count: int, episodes: int, per_update: int, say
     if len(lines_of(after)) >= count:
         return
     with Graph(str(robot), folder, Figures(), TRAINING) as graph:
+        operator = Operator(graph.node)
         evaluate(graph, before, count, say)
         if not practised.is_file():
             learned: Episodes = []
@@ -155,7 +179,7 @@ def loop(run: Path, robot: Path, count: int, episodes: int, per_update: int, say
             graph.on_episode = lambda episode: None
             names = ("episodes", "updates", "termination_reason", "message", "policy_version")
             told = {name: getattr(result, name) for name in names}
-            told |= {"seconds": round(time.monotonic() - began, 1), "practised": learned}
+            told |= {"seconds": round(time.monotonic() - began, 1), "practised": learned, "resets": operator.resets}
             practised.write_text(json.dumps(told, indent=1))
         evaluate(graph, after, count, say)
 
@@ -209,7 +233,7 @@ def markdown(r: dict[str, Any]) -> str:
         told = f"{f['success']:.0%} | {f['low']:.0%} to {f['high']:.0%} | {verdicts} | {f['steps']:.0f}"
         lines.append(f"| {name} | {f['episodes']} | {told} |")
     times = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in r["times"].items())
-    ended = f"{p['episodes']} episodes, {p['updates']} updates, {p['termination_reason']} {p['message']}".rstrip()
+    ended = f"{p['episodes']} episodes, {p['updates']} updates, the filter latched and released {p['resets']} times"
     lines += [
         "", f"The same scenes before and after: p = {r['p']:.2g} (McNemar, exact).", "", f"Practice: {ended}.", "",
         f"Minutes on two shared cores: {times}, practice {p['seconds'] / 60:.1f};",
