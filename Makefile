@@ -24,10 +24,8 @@ setup:
 demo: setup
 	@.venv/bin/vla-ros demo $(if $(filter-out 0 no false,$(QUICK)),--quick)
 
-# Graph tests run several processes in real time, which a machine that others share may stop for a second: what fails runs once
-# more, in a fresh process. Both runs tell what failed; what fails twice has failed.
 test: setup
-	@$(VENV_PYTHON) -m pytest test || $(VENV_PYTHON) -m pytest test --last-failed --last-failed-no-failures none
+	@./scripts/test.sh
 
 check: setup
 	@$(VENV_PYTHON) -m ruff check .
