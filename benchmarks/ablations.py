@@ -65,7 +65,7 @@ TASK = "reach"
 FINAL, PRACTICE = 960_000, 2_400_000  # first scene seeds of evaluation and practice; no other program uses them
 SCENES, EPISODES, PER_UPDATE = 160, 1440, 48
 SPARE = 90  # of the demonstrations that the policy has not seen, for the calibration of its own head
-SETUP = headline.Setup()
+SETUP = headline.SETUP
 REFUSED = "refused.txt"  # beside a judge
 
 

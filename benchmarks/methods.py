@@ -56,7 +56,7 @@ from vla_ros.cli.train.place import Place, by_task
 from vla_ros.cli.train.sft import build, demonstrated
 from vla_ros.learning import rollout, sft
 from vla_ros.learning.cells import Cells
-from vla_ros.learning.data import Demonstrations
+from vla_ros.learning.data import Demonstrations, together
 from vla_ros.learning.indicator import learn_words
 from vla_ros.learning.ire_vla import IreConfig, IreVla
 from vla_ros.learning.learner import load_config, load_parts
@@ -142,7 +142,7 @@ def metaworld_stage1(shared: Path, seed: int) -> Stage1:
     for kind, folder in (("policy", out.policy), ("judge", out.judge)):
         if (folder / "training.json").exists():
             continue
-        data = headline.together(list(shown[kind].values()))
+        data = together(list(shown[kind].values()))
         training, held_out = (data, data) if kind == "policy" else data.split(0.2, seed)
         torch.manual_seed(seed)
         model, prompt = build("small", place("metaworld"), data)
@@ -173,8 +173,7 @@ def cells(name: str) -> Sequence[Environment]:
 
 def method(name: str, arm: str, stage1: Stage1, seed: int, folder: Path) -> tuple[Any, Model]:
     """What iterates, and the model that it trains."""
-    setup, model_prompt = SETUPS[name], checkpoint.load(stage1.policy, stage1.robot)
-    policy, prompt = model_prompt
+    setup, (policy, prompt) = SETUPS[name], checkpoint.load(stage1.policy, stage1.robot)
     judge = (checkpoint.load(stage1.judge, stage1.robot)[0], Calibration.load(stage1.judge)) if arm in JUDGED else None
     each = LONG if arm == "recap" else setup.per_update
     practice = PracticeConfig(each, setup.practised, seed=setup.practice + 100_000 * seed)

@@ -39,14 +39,13 @@ def prepare(
     manner: Manner | None = None,
 ) -> Path:  # fmt: skip
     """Demonstrations on disk, for all cells: of the tasks' own mixture, or equally many of each of `tasks`."""
-    path, unfinished = shared / f"{name}-{count}.npz", shared / f"unfinished-{name}.npz"
+    path = shared / f"{name}-{count}.npz"
     if not path.exists():
         sets = [
             collect(ROBOT, count // len(tasks), seed, task=task or None, noises=noises, manner=manner, workers=1)
             for task in tasks
         ]
-        stage1.save_demonstrations(unfinished, together([stage1.demonstrations(data) for data in sets]))
-        unfinished.rename(path)
+        stage1.save_demonstrations(path, together([stage1.demonstrations(data) for data in sets]))
     return path
 
 

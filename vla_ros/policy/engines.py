@@ -23,6 +23,7 @@ from torch.func import functional_call
 from vla_ros.errors import VlaRosError
 from vla_ros.policy import adapter
 from vla_ros.policy.prompt import MAX_WORDS, Prompt, WordPrompt
+from vla_ros.robots.shapes import picture_shape
 
 if TYPE_CHECKING:
     from vla_ros.policy.policy import Model
@@ -172,8 +173,7 @@ def quantise(path: Path) -> Path:
 
 def image_shape(model: Model) -> tuple[int, ...]:
     """Of one observation's pictures: [(cameras,) H, W, 3]."""
-    cameras = getattr(model.config, "cameras", 1)
-    return (*((cameras,) if cameras > 1 else ()), *model.config.image_size, 3)
+    return picture_shape(getattr(model.config, "cameras", 1), model.config.image_size)
 
 
 def examples(model: Model, prompt: Prompt) -> list[Inputs]:

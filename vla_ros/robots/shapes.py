@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ def action_names(contract: RobotContract) -> tuple[str, ...]:
 
 def image_shape(contract: RobotContract) -> tuple[int, ...]:
     """[(cameras,) H, W, 3] of one observation's pictures."""
-    cameras = len(contract.observation.cameras)
-    return (*((cameras,) if cameras > 1 else ()), *contract.observation.size, 3)
+    return picture_shape(len(contract.observation.cameras), contract.observation.size)
+
+
+def picture_shape(cameras: int, size: Sequence[int]) -> tuple[int, ...]:
+    """[H, W, 3], or [cameras, H, W, 3] of several; `size` [px] is height and width."""
+    return (*((cameras,) if cameras > 1 else ()), *size, 3)
 
 
 def model_shapes(contract: RobotContract) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vla_ros.errors import VlaRosError
 from vla_ros.paths import resolve
+from vla_ros.robots.shapes import picture_shape
 from vla_ros.robots.strict import Section, load_yaml
 
 
@@ -51,7 +52,7 @@ class Benchmark:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Of an observation: [H, W, 3], or [cameras, H, W, 3] of several."""
-        return (*(() if self.cameras == 1 else (self.cameras,)), *self.image_size, 3)
+        return picture_shape(self.cameras, self.image_size)
 
     def model_shapes(self) -> dict[str, Any]:
         """What a model's config takes from it, as robots.shapes.model_shapes does from a contract."""

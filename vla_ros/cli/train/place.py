@@ -15,7 +15,7 @@ from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Demonstrations
 from vla_ros.learning.rollout import Environment
 from vla_ros.robots.contract import RobotContract
-from vla_ros.robots.shapes import check_shapes, model_shapes
+from vla_ros.robots.shapes import check_shapes, model_shapes, picture_shape
 from vla_ros.sim.benchmark import Benchmark
 from vla_ros.sim.benchmark_env import BenchmarkEnv
 from vla_ros.sim.tasks import Tasks
@@ -60,8 +60,7 @@ class Place:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """[(cameras,) H, W, 3] of one observation's pictures."""
-        cameras = self.shapes["cameras"]
-        return (*((cameras,) if cameras > 1 else ()), *self.shapes["image_size"], 3)
+        return picture_shape(self.shapes["cameras"], self.shapes["image_size"])
 
     def check_model(self, config: Any, folder: Path, acts: bool = True) -> None:
         """Raises VlaRosError where a checkpoint of the folder does not see, or (`acts`) act, as this place wants."""
