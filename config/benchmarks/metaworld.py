@@ -42,6 +42,7 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         model.light_castshadow[:] = 0  # shadows and multisampling are most of the cost of a picture without a GPU
         model.vis.quality.offsamples = 0
         self._renderer = mujoco.Renderer(model, *size)
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0  # draws everything once more
         self._cameras = [_camera(**camera) for camera in cameras]
 
     def reset(
