@@ -149,6 +149,7 @@ def metaworld_stage1(shared: Path, seed: int) -> Stage1:
         config = sft.SftConfig(steps=1000, learning_rate=7e-4, seed=seed, behaviour_weight=float(kind == "policy"))
         sft.clone(model, training.inputs(prompt), training, config, lambda part, figures: None)
         if kind == "judge":
+            folder.mkdir(parents=True, exist_ok=True)
             sft.calibration_of(model, held_out.inputs(prompt), held_out).save(folder)
         checkpoint.save(folder, model, prompt, {"stage": "sft", "seed": seed})
     return replace(out, expert=shown["policy"])
