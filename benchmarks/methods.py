@@ -14,8 +14,8 @@ nothing was trained, chosen or tuned on, greedy and sampled: before practice (su
 version that had the best practised success over WINDOW updates, by the arm's own word of success.
 
 MetaWorld (`make bench-metaworld`): one policy for three tasks. `drawer-open-v3` is demonstrated often,
-`button-press-topdown-v3` seldom, and both are practised; `button-press-topdown-wall-v3`, the same button behind a wall, is neither
-shown nor practised.
+`button-press-topdown-v3` seldom, and both are practised; `button-press-topdown-wall-v3`, the same button behind a wall, is
+neither shown nor practised.
 
     python benchmarks/methods.py [--place tabletop|metaworld] [--seeds 5] [--arms ...] [--processes 2] [--out runs/methods]
                                  [--shared runs/headline/full] [--docs docs] [--report]

@@ -10,8 +10,11 @@ friction/gain and damping/gain, of which the arm's motion is nearly linear, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -22,13 +25,10 @@ from vla_ros.twin.recording import Motion
 from vla_ros.twin.replay import Replay, windows
 from vla_ros.types import Array
 
-FIRST = 1e-3  # rad, what is assumed at first of the errors
-LEAST = 2e-6  # rad; errors are not taken for smaller
-ROUGHLY = 6  # iterations at most, of a first fit without gains
-COARSE = (16.0, 2.0)  # times the steps of finite differences, in that fit and the next
 PER_GAIN = ("friction", "damping")
-ITERATIONS = (10, 10, 8)  # at most, of the three fits
-MOST_ITERATIONS = ROUGHLY + sum(ITERATIONS) + 4  # each fit looks once more at its solution
+COARSE = 160.0  # times the shortest steps of finite differences, at first: they see over the kinks that friction makes
+ITERATIONS = (40, 20)  # at most, of the two fits
+MOST_ITERATIONS = sum(ITERATIONS)
 TANGLED = 0.8  # correlation from which on two parameters are told to be hard to tell apart
 STILL = 0.1  # rad; a joint that travels less shows nothing of itself
 STUDENT = 1.5  # a 95 % interval from few windows is wider: t of n - 1 degrees of freedom is about 1.96 (1 + 1.5/(n - 1))
@@ -52,34 +52,32 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
         VlaRosError: nothing is long enough for a window.
     """
     ps, replay = arm_parameters(contract), Replay(contract, windows(motions))
-    nominal, n = nominal_values(ps), len(contract.joints)
-    sigma = np.full(n, FIRST)
-
-    def residual(values: Mapping[str, float]) -> Array:
-        return np.asarray(((replay.measured - replay.simulated(physical(values))) / sigma).ravel())
-
-    # Far from the solution the gains, which say least, would run off to their bounds.
-    slow = [p for p in ps if not p.name.startswith("gain.")]
-    gains = {name: value for name, value in nominal.items() if name.startswith("gain.")}
-    rough = solve.solve(residual, slow, gains, nominal, ROUGHLY, True, tick, COARSE[0])
-    first = solve.solve(residual, ps, {}, {**gains, **rough.values}, ITERATIONS[0], True, tick, COARSE[1])
-    sigma = np.maximum(LEAST, _rms(replay, physical(first.values)))
-    both = solve.solve(residual, ps, {}, first.values, ITERATIONS[1], True, tick)
-    cov = _propagated(solve.covariance(both, _scores(replay, both), True), both)
-    error = np.sqrt(np.diag(cov)) * _doubt(replay, physical(both.values), ps, min(m.rate for m in motions))
-    error *= 1.0 + STUDENT / max(1, len(replay.chosen) - 1)
-    excited = error <= EXCITED
-    kept = [p for p, good in zip(ps, excited, strict=True) if good]
-    values = dict(nominal)
-    if kept:
+    nominal = nominal_values(ps)
+    spread = np.array([p.spread for p in ps])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        solved = partial(solve.solve, tick=tick, each=pool.map)
+        both = solved(_residual(replay), ps, {}, nominal, ITERATIONS[0], True, coarse=COARSE)
+        cov = _propagated(solve.covariance(both, _scores(replay, both), True), both)
         before = physical(both.values)
-        others = {name: value for name, value in nominal.items() if name not in {p.name for p in kept}}
-        values |= solve.solve(residual, kept, others, both.values, ITERATIONS[2], False, tick).values
+        error = np.sqrt(np.diag(cov)) * _doubt(replay, before, ps, min(m.rate for m in motions))
+        error *= 1.0 + STUDENT / max(1, len(replay.chosen) - 1)
+        if min(m.command_rate for m in motions) < SLOW:
+            other = _residual(Replay(contract, replay.chosen, straight=True))
+            guess = physical(solved(other, ps, {}, both.values, ITERATIONS[1], True).values)
+            error = np.hypot(error, [(guess[p.name] - before[p.name]) / p.spread for p in ps])
+            on_bound = [min(before[p.name] - p.low, p.high - before[p.name]) < p.step for p in ps]
+            error = np.where(on_bound, np.maximum(error, EXCITED), error)  # how far beyond it the guess pulls is not known
+        excited = error <= EXCITED
+        kept = [p for p, good in zip(ps, excited, strict=True) if good]
+        values = dict(nominal)
+        if kept:
+            others = {name: value for name, value in nominal.items() if name not in {p.name for p in kept}}
+            values |= solved(_residual(replay), kept, others, both.values, ITERATIONS[1], False).values
     values = {**physical(values), **{p.name: p.nominal for p in ps if p not in kept}}
     tangled = solve.correlation(cov)
     # Two fits of the same record that end in different places know no better than that.
     apart = [(values[p.name] - before[p.name]) / p.spread if p in kept else 0.0 for p in ps]
-    floor = np.array([FLOOR[p.name.partition(".")[0]] / p.spread for p in ps])
+    floor = np.array([FLOOR[p.name.partition(".")[0]] for p in ps]) / spread
     error = np.maximum(UNSEEN * np.hypot(error, apart), floor)
     estimates = {
         p.name: Estimate(p, values[p.name], float(error[k] * p.spread)) if excited[k]
@@ -88,6 +86,10 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
     }  # fmt: skip
     parts = errors(contract, replay, values)
     return Found(estimates, solve.correlation(cov[np.ix_(excited, excited)]), parts)
+
+
+def _residual(replay: Replay) -> solve.Residual:
+    return lambda values: replay.measured - replay.simulated(physical(values))
 
 
 def _doubt(replay: Replay, values: Mapping[str, float], ps: Sequence[Parameter], rate: float) -> Array:

@@ -14,13 +14,13 @@ from vla_ros.types import Array
 
 FITTED, NOT_EXCITED, NOT_SEEN = "fitted", "not excited", "not seen"
 EXCITED = 0.25  # of a parameter's spread before; a standard error above it tells too little
-OF_JOINT = {  # name: (unit, lower, upper bound, step of finite differences)
-    "friction": ("N m", 0.0, 20.0, 0.05),
-    "damping": ("N m s/rad", 0.0, 100.0, 0.2),
-    "gain": ("1", 0.3, 2.0, 0.004),
+OF_JOINT = {  # name: (unit, lower, upper bound, shortest step of finite differences)
+    "friction": ("N m", 0.0, 20.0, 0.005),
+    "damping": ("N m s/rad", 0.0, 100.0, 0.02),
+    "gain": ("1", 0.3, 2.0, 4e-4),
 }
-OF_ARM = {"delay": ("s", 0.0, 0.12, 1e-3), "payload": ("kg", 0.0, 3.0, 0.006)}
-OF_CAMERA = dict.fromkeys(("pitch", "yaw", "roll"), ("rad", -0.1, 0.1, 1e-3))
+OF_ARM = {"delay": ("s", 0.0, 0.12, 1e-4), "payload": ("kg", 0.0, 3.0, 6e-4)}
+OF_CAMERA = dict.fromkeys(("pitch", "yaw", "roll"), ("rad", -0.1, 0.1, 2e-3))
 SURE = 1.96  # standard errors of a 95 % interval
 
 
@@ -33,7 +33,7 @@ class Parameter:
     nominal: float
     low: float
     high: float
-    step: float  # of finite differences
+    step: float  # of finite differences, at least: a rendered edge jumps from pixel to pixel
 
     @property
     def spread(self) -> float:
@@ -137,7 +137,8 @@ class Twin:
         known = self.fitted
         error = np.array([e.error for e in known])
         drawn = rng.multivariate_normal(
-            np.array([e.value for e in known]), self.correlation * np.outer(error, error), method="eigh"
+            np.array([e.value for e in known]), self.correlation * np.outer(error, error), method="eigh",
+            check_valid="ignore",  # the file's rounding takes the least eigenvalues below zero
         )  # fmt: skip
         limited = np.clip(drawn, [e.parameter.low for e in known], [e.parameter.high for e in known]).tolist()
         return self.physics(contract, dict(zip((e.parameter.name for e in known), limited, strict=True)))

@@ -46,9 +46,14 @@ class Motion:
         """Hz, of joint states."""
         return float(1.0 / np.median(np.diff(self.times)))
 
-    def commanded(self, times: Array) -> Array:
-        """[..., n] rad at `times` [...]: a cubic through what was recorded, the first and last one beyond it."""
-        return _cubic(times, self.due, self.commands)
+    @property
+    def command_rate(self) -> float:
+        """Hz."""
+        return float(1.0 / np.median(np.diff(self.due)))
+
+    def commanded(self, times: Array, straight: bool = False) -> Array:
+        """[..., n] rad at `times` [...]: a cubic (or straight lines) through what was recorded, its ends beyond it."""
+        return _cubic(times, self.due, self.commands, straight)
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -115,7 +120,7 @@ def _in_order(
     return times, positions[first], velocities[first]
 
 
-def _cubic(t: Array, times: Array, values: Array) -> Array:
+def _cubic(t: Array, times: Array, values: Array, straight: bool) -> Array:
     """Values [M, n] at `times` [M], at t [...]: cubic Hermite with the slopes of parabolas through three neighbours."""
     h, slope = np.diff(times), np.diff(values, axis=0) / np.diff(times)[:, None]
     tangents = np.concatenate([slope[:1], slope, slope[-1:]])
@@ -124,6 +129,8 @@ def _cubic(t: Array, times: Array, values: Array) -> Array:
     inside = np.clip(t, times[0], times[-1])
     k = np.clip(np.searchsorted(times, inside, side="right") - 1, 0, len(h) - 1)
     s = ((inside - times[k]) / h[k])[..., None]
+    if straight:
+        return np.asarray((1 - s) * values[k] + s * values[k + 1])
     step = h[k][..., None]
     return np.asarray(
         (2 * s**3 - 3 * s**2 + 1) * values[k] + (s**3 - 2 * s**2 + s) * step * tangents[k]

@@ -44,7 +44,9 @@ def windows(motions: Sequence[Motion], most: int = MOST) -> list[Window]:
     """
     found = []
     for motion in motions:
-        times, begin = motion.times, int(np.searchsorted(motion.times, motion.due[0] - 1e-9))
+        # What was commanded before the first and after the last recorded command is not known.
+        begin, end = np.searchsorted(motion.times, [motion.due[0] - 1e-9, motion.due[-1] + 1e-9]).tolist()
+        times = motion.times[:end]
         while begin < len(times) and times[-1] - times[begin] > 2 * FORGOTTEN:
             end = int(np.searchsorted(times, times[begin] + LENGTH + 1e-9, side="right"))
             found.append(Window(motion, begin, end))
@@ -63,17 +65,19 @@ class Replay:
 
     `measured` [m, n] rad are the positions at all compared instants; `window` [m] says whose they are. Velocities are not
     compared: where friction lets a joint go they jump, which no derivative tells, and positions say the same.
+
+    Args:
+        straight: commands between recorded ones lie on straight lines, not on a cubic.
     """
 
-    def __init__(self, contract: RobotContract, chosen: Sequence[Window]) -> None:
-        self.contract, self.chosen = contract, chosen
+    def __init__(self, contract: RobotContract, chosen: Sequence[Window], straight: bool = False) -> None:
+        self.contract, self.chosen, self._straight = contract, chosen, straight
         self._dt = 1.0 / contract.control.rate
         self._repeat = round(self._dt / cell_model.TIMESTEP)
         self._steps = math.ceil(LENGTH / self._dt) + 1
         self._model = arm(contract)
         joints = [self._model.joint(name) for name in contract.joints]
         self._qpos, self._qvel = np.array([j.qposadr[0] for j in joints]), np.array([j.dofadr[0] for j in joints])
-        self._data = mujoco.MjData(self._model)
         starts = np.array([w.motion.times[w.start] for w in chosen])
         self._grid = starts[:, None] + self._dt * np.arange(self._steps + 1)  # [w, steps + 1] s
         self._start = np.stack([self._state(w) for w in chosen])
@@ -85,10 +89,10 @@ class Replay:
         self.window: NDArray[np.int64] = np.repeat(np.arange(len(chosen)), [len(times) for times in self._own])
 
     def simulated(self, values: Mapping[str, float]) -> Array:
-        """[m, n] rad as `measured`."""
+        """[m, n] rad as `measured`. Threads may call it beside each other: most of it is MuJoCo's, which lets them."""
         physics = physics_of({k: v for k, v in values.items() if k.split(".")[0] != "camera"}, self.contract)
         model = self._with(physics)
-        states, _ = rollout.rollout(model, self._data, self._start, self._control(physics.delay))
+        states, _ = rollout.rollout(model, mujoco.MjData(model), self._start, self._control(physics.delay))
         taken = 1 + self._qpos  # after the time
         path = np.concatenate([self._start[:, None], states[:, self._repeat - 1 :: self._repeat]], 1)[:, :, taken]
         at = [_linear(own, grid, rows) for own, grid, rows in zip(self._own, self._grid, path, strict=True)]
@@ -101,7 +105,8 @@ class Replay:
 
     def _control(self, delay: float) -> Array:
         """[w, steps repeat, n] what Cell.step makes of the commands."""
-        target = np.stack([w.motion.commanded(grid - delay) for w, grid in zip(self.chosen, self._grid, strict=True)])
+        pairs = zip(self.chosen, self._grid, strict=True)
+        target = np.stack([w.motion.commanded(grid - delay, self._straight) for w, grid in pairs])
         limit = self.contract.limits.velocity
         velocity = np.clip(np.diff(target, axis=1) / self._dt, -limit, limit)
         control = target[:, 1:] + cell_model.lead(self._dt) * velocity
@@ -109,11 +114,10 @@ class Replay:
 
     def _state(self, window: Window) -> Array:
         """MuJoCo's full state at the start; without recorded velocities the arm moves as its neighbours in time say."""
-        m, k, d = window.motion, window.start, self._data
+        m, k, d = window.motion, window.start, mujoco.MjData(self._model)
         velocity = m.velocities[k]
         if not np.isfinite(velocity).all():
             velocity = np.gradient(m.positions[max(k - 1, 0) : k + 2], m.times[max(k - 1, 0) : k + 2], axis=0)[min(k, 1)]
-        mujoco.mj_resetData(self._model, d)
         d.qpos[self._qpos], d.qvel[self._qvel] = m.positions[k], velocity
         state = np.empty(mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_FULLPHYSICS))
         mujoco.mj_getState(self._model, d, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
