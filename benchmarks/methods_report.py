@@ -41,7 +41,7 @@ def write(out: Path, name: str, parts: Parts, command: str) -> bool:
 def figures(parts: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> dict[str, Any]:
     """Of an arm, over its seeds."""
     out: dict[str, Any] = {"seeds": [p["seed"] for p in parts], "kept_after": [p["kept_after"] for p in parts]}
-    for mode in ("sampled", "greedy"):
+    for mode in parts[0]["last"]:
         out[mode] = {}
         for task in setup["evaluated"]:
             v = {k: np.array([p[k][mode][task] for p in parts], float) for k in ("before", "kept", "last")}
@@ -74,7 +74,7 @@ def markdown(result: Mapping[str, Any], name: str) -> str:
         "simulator's truth; 95 % intervals by bootstrap over seeds and scenes. *Kept*: the version with the best practised",
         "success over four updates, by the arm's own word.", "",
     ]  # fmt: skip
-    for mode in ("sampled", "greedy"):
+    for mode in [m for m in ("sampled", "greedy") if all(m in found for found in result["arms"].values())]:
         for task in s["evaluated"]:
             seen = "" if task in s["practised"] else " (not practised)"
             lines += [f"| {task}{seen}, {mode} | seeds | stage 1 | last | gain | kept | gain |", "|---|---|---|---|---|---|---|"]
