@@ -10,8 +10,8 @@ number of practised episodes, on the tabletop's reaching or on MetaWorld.
 
 Every arm of a seed has the same stage 1, the same scenes to practise on and the settings of config/training, without stopping
 rules: what a method does when nobody stops it is the question. Success of the evaluation is the simulator's, on scenes that
-nothing was trained, chosen or tuned on, sampled (and greedy, on the tabletop): before practice (supervision alone, SFT), at its end, and of the
-version that had the best practised success over WINDOW updates, by the arm's own word of success.
+nothing was trained, chosen or tuned on, sampled (and greedy, on the tabletop): before practice (supervision alone, SFT), at its
+end, and of the version that had the best practised success over WINDOW updates, by the arm's own word of success.
 
 MetaWorld (`make bench-metaworld`): one policy for three tasks. `drawer-open-v3` is demonstrated often,
 `button-press-topdown-v3` seldom, and both are practised; `button-press-topdown-wall-v3`, the same button behind a wall, is
