@@ -20,6 +20,7 @@ from vla_ros.twin import fit as fitting
 from vla_ros.twin.excitation import Player, excitation
 from vla_ros.twin.parameters import FITTED, NOT_EXCITED, OF_JOINT, Estimate, Parameter, Part, Twin
 from vla_ros.twin.rehearsal import Recorder, Senses
+from vla_ros.twin.replay import Replay, windows
 from vla_ros.types import JointState
 
 PANDA = RobotContract.load("panda")
@@ -64,6 +65,16 @@ def test_hidden_drives_are_recovered_within_their_intervals(twin: Twin) -> None:
             assert e.value == pytest.approx(true[name], rel=0.03), name
     for part in twin.parts[:7]:
         assert part.twin < 1.1 * part.noise < 0.01 * part.nominal
+
+
+def test_the_hidden_cell_itself_leaves_nothing_unexplained(tmp_path: Path) -> None:
+    """Without noise, and with a delay that ends between two control ticks: what replay does to commands is what the cell does."""
+    hidden = replace(HIDDEN, delay=0.0413)
+    motion = recording.load(recorder(hidden, Senses(0.0, 0.0, 0.0)).excitation(tmp_path / "exact.mcap", 0, 4.0), PANDA)
+    replay = Replay(PANDA, windows([motion]))
+    true = {f"{kind}.{j}": getattr(hidden, kind)[k] for kind in OF_JOINT for k, j in enumerate(PANDA.joints)}
+    left = replay.measured - replay.simulated({**true, "delay": hidden.delay, "payload": hidden.payload})
+    assert abs(left).max() < 5e-6  # rad, a twentieth of an encoder's noise
 
 
 def test_too_little_excitation_is_named_and_nothing_pretended(tmp_path: Path) -> None:

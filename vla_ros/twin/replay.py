@@ -27,6 +27,7 @@ from vla_ros.types import Array
 LENGTH = 1.6  # s, of a window
 FORGOTTEN = 0.4  # s after which a window's start does not matter
 MOST = 30  # windows; more cost time, and tell little more
+EVERY = 0.9  # of the control rate, from which on every command is taken to be recorded
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Replay:
     compared: where friction lets a joint go they jump, which no derivative tells, and positions say the same.
 
     Args:
-        straight: commands between recorded ones lie on straight lines, not on a cubic.
+        straight: commands between recorded ones lie on straight lines also where not every one was recorded; else on a cubic.
     """
 
     def __init__(self, contract: RobotContract, chosen: Sequence[Window], straight: bool = False) -> None:
@@ -105,8 +106,10 @@ class Replay:
 
     def _control(self, delay: float) -> Array:
         """[w, steps repeat, n] what Cell.step makes of the commands."""
-        pairs = zip(self.chosen, self._grid, strict=True)
-        target = np.stack([w.motion.commanded(grid - delay, self._straight) for w, grid in pairs])
+        # Between commands the drives' delay line is straight (sim/physics.py); only where some are missing a path is guessed.
+        straight = [self._straight or w.motion.command_rate > EVERY * self.contract.control.rate for w in self.chosen]
+        triples = zip(self.chosen, self._grid, straight, strict=True)
+        target = np.stack([w.motion.commanded(grid - delay, lines) for w, grid, lines in triples])
         limit = self.contract.limits.velocity
         velocity = np.clip(np.diff(target, axis=1) / self._dt, -limit, limit)
         control = target[:, 1:] + cell_model.lead(self._dt) * velocity
