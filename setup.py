@@ -24,7 +24,7 @@ OPENPI = ["msgpack>=1.0", "websockets>=15"]  # policies behind a server of openp
 RAY = ["ray>=2.40"]  # simulation workers on a cluster
 ALOHA = ["h5py>=3.10"]  # import of ALOHA's HDF5 files
 DEV = [
-    *OPENPI, *ALOHA, "pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11",
+    *OPENPI, *ALOHA, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11",
     "ruckig>=0.14", "types-PyYAML>=6.0",
 ]  # fmt: skip
 

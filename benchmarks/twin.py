@@ -271,8 +271,7 @@ def cells_markdown(r: dict[str, Any]) -> str:
     lines = [
         "# Digital twins of drawn hidden cells", "",
         f"`python benchmarks/twin.py --cells {' '.join(seeds)}`; commit {r['commit']}.", "",
-        "Each cell's friction, damping, gains, delay, payload and camera are drawn from its seed (`drawn` in the program), which",
-        "was used for nothing before: factors and floors of the stated errors were chosen on other cells and not touched.", "",
+        "Each cell's friction, damping, gains, delay, payload and camera are drawn from its seed (`drawn` in the program).", "",
         "`in`: how many of the 95 % intervals of fitted parameters hold the truth; `farthest`: of a truth from its estimate, in",
         "stated standard errors; `good`: joints that `vla-ros twin check` calls good on held-out episodes.", "",
         "| cell | episodes | fitted | in | farthest | good |", "|---|---|---|---|---|---|",
