@@ -1,6 +1,7 @@
 """Drives, delay and payload from recorded motion.
 
-1. All parameters together, each also drawn to its nominal value by as little as its bounds say (solve.py).
+1. All parameters together, each also drawn to its nominal value by as little as its bounds say (solve.py); the likeliest of a few
+   starts, where the first leaves more than noise.
 2. What the record has not narrowed to EXCITED of what was thought before is `not excited`: it stays nominal, with the reason.
 3. The rest once more without that pull. Their errors are those of step 1, which count that the others are not known.
 
@@ -26,9 +27,10 @@ from vla_ros.twin.replay import Replay, windows
 from vla_ros.types import Array
 
 PER_GAIN = ("friction", "damping")
-COARSE = 160.0  # times the shortest steps of finite differences, at first: they see over the kinks that friction makes
+COARSE = (160.0, 400.0, 60.0)  # times the shortest steps of finite differences, at first: they see over friction's kinks
+EXPLAINED = 1.1  # times noise; a fit that leaves more of a joint's motion is begun anew, with the next first steps
 ITERATIONS = (40, 20)  # at most, of the two fits
-MOST_ITERATIONS = sum(ITERATIONS)
+MOST_ITERATIONS = len(COARSE) * ITERATIONS[0] + ITERATIONS[1]
 TANGLED = 0.8  # correlation from which on two parameters are told to be hard to tell apart
 STILL = 0.1  # rad; a joint that travels less shows nothing of itself
 STUDENT = 1.5  # a 95 % interval from few windows is wider: t of n - 1 degrees of freedom is about 1.96 (1 + 1.5/(n - 1))
@@ -56,7 +58,14 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
     spread = np.array([p.spread for p in ps])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         solved = partial(solve.solve, tick=tick, each=pool.map)
-        both = solved(_residual(replay), ps, {}, nominal, ITERATIONS[0], True, coarse=COARSE)
+        tried = list[tuple[float, solve.Solution]]()
+        for coarse in COARSE:
+            found = solved(_residual(replay), ps, {}, nominal, ITERATIONS[0], True, coarse=coarse)
+            left = _rms(replay, physical(found.values))
+            tried.append((float(np.log(left).sum()), found))
+            if not (left > EXPLAINED * _noise(replay, physical(found.values))).any():  # nor where noise cannot be told
+                break
+        both = min(tried, key=lambda pair: pair[0])[1]
         cov = _propagated(solve.covariance(both, _scores(replay, both), True), both)
         before = physical(both.values)
         error = np.sqrt(np.diag(cov)) * _doubt(replay, before, ps, min(m.rate for m in motions))
