@@ -132,19 +132,20 @@ def tabletop_stage1(shared: Path, seed: int) -> Stage1:
 def metaworld_stage1(shared: Path, seed: int) -> Stage1:
     """The policy sees SHOWN demonstrations, its judge twice as many of each task that is practised."""
     out = Stage1(shared / f"policy-seed{seed}", shared / f"judge-seed{seed}", {}, "metaworld")
-    shown: dict[str, dict[str, Demonstrations]] = {}
+    shown: dict[str, Demonstrations] = {}
     for kind, factor in (("policy", 1), ("judge", 2)):
-        shown[kind] = {}
+        sets = []
         for task, count in SHOWN.items():
             asked = SimpleNamespace(
                 data=None, out=shared / f"{kind}-{task}-seed{seed}", seed=1000 + 10 * seed + factor, tasks=[task], noise=0.15,
                 demonstrations=factor * max(count, 15) if kind == "judge" else count,
             )  # fmt: skip
-            shown[kind] |= by_task(place("metaworld"), demonstrated(asked, place("metaworld")))  # type: ignore[arg-type]
+            sets.append(demonstrated(asked, place("metaworld")))  # type: ignore[arg-type]
+        shown[kind] = together(sets)
     for kind, folder in (("policy", out.policy), ("judge", out.judge)):
         if (folder / "training.json").exists():
             continue
-        data = together(list(shown[kind].values()))
+        data = shown[kind]
         training, held_out = (data, data) if kind == "policy" else data.split(0.2, seed)
         torch.manual_seed(seed)
         model, prompt = build("small", place("metaworld"), data)
@@ -152,9 +153,9 @@ def metaworld_stage1(shared: Path, seed: int) -> Stage1:
         sft.clone(model, training.inputs(prompt), training, config, lambda part, figures: None)
         if kind == "judge":
             folder.mkdir(parents=True, exist_ok=True)
-            sft.calibration_of(model, held_out.inputs(prompt), held_out).save(folder)
+            sft.calibration_of(model, held_out.inputs(prompt), held_out, place("metaworld").margin).save(folder)
         checkpoint.save(folder, model, prompt, {"stage": "sft", "seed": seed})
-    return replace(out, expert=shown["policy"])
+    return replace(out, expert=by_task(place("metaworld"), shown["policy"]))
 
 
 STAGE1 = {"tabletop": tabletop_stage1, "metaworld": metaworld_stage1}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from vla_ros.cli.__main__ import main
+from vla_ros.cli.train.place import Place, by_task
+from vla_ros.learning.expert import STAYS
 from vla_ros.learning.stage1 import load_demonstrations
 from vla_ros.policy.policy import load
 from vla_ros.policy.store import WeightStore
@@ -92,6 +96,20 @@ def test_the_expert_demonstrates_every_task(line: Path) -> None:
         assert (sign * data.actions[mine] == 1).all(), "what the expert would do, in -1..1"
     model, _ = load(line.parent / "policy", "line")
     assert (model.config.bins, model.config.action_dim, model.config.state_dim) == (5, 1, 1)
+
+
+def test_a_judge_is_shown_success_and_the_methods_what_leads_there(line: Path) -> None:
+    data = load_demonstrations(line.parent / "policy" / "demonstrations.npz")
+    episodes = np.unique(data.episode)
+    for k in episodes:
+        togo = data.steps_to_go[data.episode == k]
+        shown = int((togo == 0).sum())
+        assert shown == 1 + STAYS
+        assert togo.tolist() == [*range(len(togo) - shown, 0, -1), *[0] * shown]
+    place = Place.of(argparse.Namespace(env=str(line), robot=None))
+    kept = by_task(place, data)
+    assert sum(len(d.episode) for d in kept.values()) == len(data.episode) - STAYS * len(episodes)
+    assert all((d.steps_to_go[d.episode == k] == 0).sum() == 1 for d in kept.values() for k in np.unique(d.episode))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -17,7 +17,7 @@ from vla_ros.policy.prompt import Prompt
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """N frames. `steps_to_go` is 0 at the final observation, whose action does not count."""
+    """N frames. `steps_to_go` is 0 at the final observation (of a benchmark's expert: several), whose action does not count."""
 
     images: NDArray[np.uint8]  # [N, (cameras,) H, W, 3] RGB
     states: NDArray[np.float32]  # [N, S] in the contract's units

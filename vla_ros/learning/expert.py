@@ -10,11 +10,16 @@ from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Demonstrations
 from vla_ros.sim.worker import WorkerEnv
 
+STAYS = 3  # decisions after its first success: a judge to whom no success was shown ends episodes just before one
+
 
 def demonstrate(env: WorkerEnv, seeds: Sequence[int], noise: float, advance: Callable[[], None]) -> tuple[Demonstrations, int]:
     """The expert's successful episodes, labelled with what it would do, and how many it failed.
 
+    Steps-to-go are 0 from the success on that lasts: the episode goes on for STAYS decisions, if the environment lets it.
+
     Args:
+        env: that goes on after success.
         seeds: of scenes.
         noise: standard deviation of what is added to executed actions, of -1..1: the labels stay the expert's.
         advance: called after each episode.
@@ -30,20 +35,21 @@ def demonstrate(env: WorkerEnv, seeds: Sequence[int], noise: float, advance: Cal
     for k, seed in enumerate(seeds):
         random = np.random.default_rng(seed)
         observation, info = env.reset(seed=seed)
-        rows, ended = [(observation, info["expert"])], False
+        rows, ended, held = [(observation, info["expert"])], False, 0
         while not ended:
             executed = info["expert"] + noise * random.standard_normal(len(info["expert"]))
             observation, _, terminated, truncated, info = env.step(executed.clip(-1, 1))
             rows.append((observation, info["expert"]))
-            ended = terminated or truncated
+            held = held + 1 if info["success"] else 0
+            ended = terminated or truncated or held > STAYS
         advance()
-        if not info["success"]:
+        if not held:
             failed += 1
             continue
         images += [o["image"] for o, _ in rows]
         states += [o["state"] for o, _ in rows]
         actions += [a for _, a in rows]
-        togo += range(len(rows) - 1, -1, -1)
+        togo += [max(0, len(rows) - held - k) for k in range(len(rows))]
         episode += [k] * len(rows)
     if not images:
         raise VlaRosError(f"{env.task}: the expert failed all {len(seeds)} scenes; there is nothing to clone")

@@ -22,6 +22,7 @@ CENTRAL = (0.1, 0.9)  # quantiles around the predicted central 80 %
 BINS = 10  # of predicted success probability
 EVERY = 5  # steps per row of `Evidence.course`
 LEVELS = 20  # candidates per step
+MARGIN = 5  # steps before its end from which on a frame of a demonstration that a person ended is surely no success
 HELD = 10.0  # false positives at the release level, in units of those at the threshold
 
 
@@ -31,7 +32,7 @@ def calibrate(
     episode: NDArray[np.integer[Any]],
     failed: Sequence[NDArray[np.floating[Any]]] = (),
     wanted_rate: float = 0.005,
-    margin: int = 5,
+    margin: int = MARGIN,
     debounce: int = 2,
 ) -> Calibration:
     """Largest threshold whose false-positive rate on held-out frames stays at or under `wanted_rate`.

@@ -14,6 +14,7 @@ import numpy as np
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Demonstrations
 from vla_ros.learning.rollout import Environment
+from vla_ros.progress.evidence import MARGIN
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.shapes import check_shapes, model_shapes, picture_shape
 from vla_ros.sim.benchmark import Benchmark
@@ -58,6 +59,12 @@ class Place:
         return cls(c.robot, c.path, model_shapes(c), plane.bins if plane else BINS, horizon, plane is not None, verbs, contract=c)
 
     @property
+    def margin(self) -> int:
+        """Steps before the end of a demonstration from which on it is no success yet: a benchmark says when it is one, and a
+        judge that may be four decisions early ends its episodes of half a second without any."""
+        return 2 if self.benchmark else MARGIN
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """[(cameras,) H, W, 3] of one observation's pictures."""
         return picture_shape(self.shapes["cameras"], self.shapes["image_size"])
@@ -94,7 +101,8 @@ class Place:
 
 
 def by_task(place: Place, data: Demonstrations) -> dict[str, Demonstrations]:
-    """The successful episodes by task, which the instruction tells.
+    """The successful episodes by task, which the instruction tells; each until its success, what an expert showed after it is
+    for judges.
 
     Raises:
         VlaRosError: none is successful, or an instruction is of no task.
@@ -106,5 +114,7 @@ def by_task(place: Place, data: Demonstrations) -> dict[str, Demonstrations]:
     successful = np.isin(data.episode, data.episode[data.steps_to_go == 0])
     if not successful.any():
         raise VlaRosError("--expert-data: found no episode that ends in success (steps_to_go 0), expected demonstrations")
+    over = data.steps_to_go == 0
+    after = over & np.append(False, over[:-1] & (np.diff(data.episode) == 0))
     of_frame = np.array(tasks)[data.instruction]
-    return {task: data[successful & (of_frame == task)] for task in sorted(set(of_frame[successful]))}
+    return {task: data[successful & ~after & (of_frame == task)] for task in sorted(set(of_frame[successful]))}

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         print(f"{args.out}: {told}")
         try:
-            c = trainer.calibrate()
+            c = trainer.calibrate(place.margin)
         except VlaRosError as error:
             console.print(f"no calibration, so it can act but not judge: {error}")
         else:
@@ -94,7 +94,7 @@ def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
             bar = progress.add_task("demonstrations", total=len(tasks) * args.demonstrations)
             sets = []
             for task in tasks:
-                env = stack.enter_context(contextlib.closing(WorkerEnv(place.benchmark, task)))
+                env = stack.enter_context(contextlib.closing(WorkerEnv(place.benchmark, task, ends_at_success=False)))
                 seeds = range(first, first + args.demonstrations)
                 data, failed = demonstrate(env, seeds, args.noise, lambda: progress.advance(bar))
                 sets.append(data)
