@@ -53,7 +53,7 @@ class Motion:
 
     def commanded(self, times: Array, straight: bool = False) -> Array:
         """[..., n] rad at `times` [...]: a cubic (or straight lines) through what was recorded, its ends beyond it."""
-        return _cubic(times, self.due, self.commands, straight)
+        return _between(times, self.due, self.commands, straight)
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -120,8 +120,9 @@ def _in_order(
     return times, positions[first], velocities[first]
 
 
-def _cubic(t: Array, times: Array, values: Array, straight: bool) -> Array:
-    """Values [M, n] at `times` [M], at t [...]: cubic Hermite with the slopes of parabolas through three neighbours."""
+def _between(t: Array, times: Array, values: Array, straight: bool) -> Array:
+    """Values [M, n] at `times` [M], at t [...]: straight lines, or cubic Hermite with the slopes of parabolas through three
+    neighbours."""
     h, slope = np.diff(times), np.diff(values, axis=0) / np.diff(times)[:, None]
     tangents = np.concatenate([slope[:1], slope, slope[-1:]])
     before, after = np.append(h[:1], h), np.append(h, h[-1:])  # [M], gaps on either side

@@ -68,7 +68,7 @@ class Replay:
     compared: where friction lets a joint go they jump, which no derivative tells, and positions say the same.
 
     Args:
-        straight: commands between recorded ones lie on straight lines also where not every one was recorded; else on a cubic.
+        straight: also where not every command was recorded, those between lie on straight lines; else on a cubic.
     """
 
     def __init__(self, contract: RobotContract, chosen: Sequence[Window], straight: bool = False) -> None:

@@ -23,6 +23,7 @@ from vla_ros.types import Array
 
 WIDTHS = (10.0, 5.0, 3.0, 2.0)  # standard errors that differences are taken across; in turn, where a step gains nothing
 GAIN = 1.0  # of log-likelihood; a step that gains less has gained nothing
+EXACT = 1e-9  # errors are not taken for smaller: a simulation may be replayed without any
 LENGTHS = (1.0, 0.5, 0.25, 0.1)  # of a step that are tried
 
 Residual = Callable[[Mapping[str, float]], Array]  # values by name -> [m, k]: a column has errors of one size, which is not known
@@ -103,7 +104,7 @@ def solve(
 
 def _size(r: Array) -> Array:
     """[k] root mean square of each column."""
-    return np.asarray(np.sqrt((r**2).mean(0)))
+    return np.asarray(np.maximum(EXACT, np.sqrt((r**2).mean(0))))
 
 
 def _bounded(gram: Array, slope: Array, low: Array, high: Array) -> Array:
