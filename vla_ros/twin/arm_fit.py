@@ -29,8 +29,8 @@ from vla_ros.types import Array
 PER_GAIN = ("friction", "damping")
 COARSE = (160.0, 400.0, 60.0)  # times the shortest steps of finite differences, at first: they see over friction's kinks
 EXPLAINED = 1.1  # times noise; a fit that leaves more of a joint's motion is begun anew, with the next first steps
-ITERATIONS = (40, 20)  # at most, of the two fits
-MOST_ITERATIONS = len(COARSE) * ITERATIONS[0] + ITERATIONS[1]
+ITERATIONS = (40, 20)  # at most, of the first fit from each start, and of each later one
+MOST_ITERATIONS = len(COARSE) * ITERATIONS[0] + 2 * ITERATIONS[1]
 TANGLED = 0.8  # correlation from which on two parameters are told to be hard to tell apart
 STILL = 0.1  # rad; a joint that travels less shows nothing of itself
 STUDENT = 1.5  # a 95 % interval from few windows is wider: t of n - 1 degrees of freedom is about 1.96 (1 + 1.5/(n - 1))
@@ -55,17 +55,15 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
     """
     ps, replay = arm_parameters(contract), Replay(contract, windows(motions))
     nominal = nominal_values(ps)
-    spread = np.array([p.spread for p in ps])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         solved = partial(solve.solve, tick=tick, each=pool.map)
-        tried = list[tuple[float, solve.Solution]]()
+        tried = list[solve.Solution]()
         for coarse in COARSE:
-            found = solved(_residual(replay), ps, {}, nominal, ITERATIONS[0], True, coarse=coarse)
-            left = _rms(replay, physical(found.values))
-            tried.append((float(np.log(left).sum()), found))
-            if not (left > EXPLAINED * _noise(replay, physical(found.values))).any():  # nor where noise cannot be told
+            tried.append(solved(_residual(replay), ps, {}, nominal, ITERATIONS[0], True, coarse=coarse))
+            found = physical(tried[-1].values)
+            if not (_rms(replay, found) > EXPLAINED * _noise(replay, found)).any():  # nor where noise cannot be told
                 break
-        both = min(tried, key=lambda pair: pair[0])[1]
+        both = max(tried, key=lambda one: one.likelihood)
         cov = _propagated(solve.covariance(both, _scores(replay, both), True), both)
         before = physical(both.values)
         error = np.sqrt(np.diag(cov)) * _doubt(replay, before, ps, min(m.rate for m in motions))
@@ -86,7 +84,7 @@ def fit(contract: RobotContract, motions: Sequence[Motion], tick: solve.Tick = l
     tangled = solve.correlation(cov)
     # Two fits of the same record that end in different places know no better than that.
     apart = [(values[p.name] - before[p.name]) / p.spread if p in kept else 0.0 for p in ps]
-    floor = np.array([FLOOR[p.name.partition(".")[0]] for p in ps]) / spread
+    floor = np.array([FLOOR[p.name.partition(".")[0]] / p.spread for p in ps])
     error = np.maximum(UNSEEN * np.hypot(error, apart), floor)
     estimates = {
         p.name: Estimate(p, values[p.name], float(error[k] * p.spread)) if excited[k]

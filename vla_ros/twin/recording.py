@@ -123,15 +123,15 @@ def _in_order(
 def _between(t: Array, times: Array, values: Array, straight: bool) -> Array:
     """Values [M, n] at `times` [M], at t [...]: straight lines, or cubic Hermite with the slopes of parabolas through three
     neighbours."""
-    h, slope = np.diff(times), np.diff(values, axis=0) / np.diff(times)[:, None]
-    tangents = np.concatenate([slope[:1], slope, slope[-1:]])
-    before, after = np.append(h[:1], h), np.append(h, h[-1:])  # [M], gaps on either side
-    tangents = (after[:, None] * tangents[:-1] + before[:, None] * tangents[1:]) / (before + after)[:, None]
-    inside = np.clip(t, times[0], times[-1])
+    h, inside = np.diff(times), np.clip(t, times[0], times[-1])
     k = np.clip(np.searchsorted(times, inside, side="right") - 1, 0, len(h) - 1)
     s = ((inside - times[k]) / h[k])[..., None]
     if straight:
         return np.asarray((1 - s) * values[k] + s * values[k + 1])
+    slope = np.diff(values, axis=0) / h[:, None]
+    tangents = np.concatenate([slope[:1], slope, slope[-1:]])
+    before, after = np.append(h[:1], h), np.append(h, h[-1:])  # [M], gaps on either side
+    tangents = (after[:, None] * tangents[:-1] + before[:, None] * tangents[1:]) / (before + after)[:, None]
     step = h[k][..., None]
     return np.asarray(
         (2 * s**3 - 3 * s**2 + 1) * values[k] + (s**3 - 2 * s**2 + s) * step * tangents[k]

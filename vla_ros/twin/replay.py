@@ -72,7 +72,9 @@ class Replay:
     """
 
     def __init__(self, contract: RobotContract, chosen: Sequence[Window], straight: bool = False) -> None:
-        self.contract, self.chosen, self._straight = contract, chosen, straight
+        self.contract, self.chosen = contract, chosen
+        # Between commands the drives' delay line is straight (sim/physics.py); only where some are missing a path is guessed.
+        self._straight = [straight or w.motion.command_rate > EVERY * contract.control.rate for w in chosen]
         self._dt = 1.0 / contract.control.rate
         self._repeat = round(self._dt / cell_model.TIMESTEP)
         self._steps = math.ceil(LENGTH / self._dt) + 1
@@ -106,9 +108,7 @@ class Replay:
 
     def _control(self, delay: float) -> Array:
         """[w, steps repeat, n] what Cell.step makes of the commands."""
-        # Between commands the drives' delay line is straight (sim/physics.py); only where some are missing a path is guessed.
-        straight = [self._straight or w.motion.command_rate > EVERY * self.contract.control.rate for w in self.chosen]
-        triples = zip(self.chosen, self._grid, straight, strict=True)
+        triples = zip(self.chosen, self._grid, self._straight, strict=True)
         target = np.stack([w.motion.commanded(grid - delay, lines) for w, grid, lines in triples])
         limit = self.contract.limits.velocity
         velocity = np.clip(np.diff(target, axis=1) / self._dt, -limit, limit)

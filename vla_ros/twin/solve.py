@@ -37,6 +37,7 @@ class Solution:
     z: Array  # [p]
     residual: Array  # [m k] in units of its column's errors
     jacobian: Array  # [m k, p]
+    likelihood: float  # its logarithm, with the prior's where there was one
 
     @property
     def values(self) -> dict[str, float]:
@@ -99,7 +100,7 @@ def solve(
         shortest = 1.0 / (abs(axes) / least[:, None]).max(0)
         across = axes * np.maximum(widths[0] * np.sqrt(np.minimum(variance, 1.0)), shortest)
     size = _size(r)
-    return Solution(ps, z, (r / size).ravel(), jacobian(z, size, across))
+    return Solution(ps, z, (r / size).ravel(), jacobian(z, size, across), likelihood(z, r))
 
 
 def _size(r: Array) -> Array:

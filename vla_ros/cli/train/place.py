@@ -111,10 +111,10 @@ def by_task(place: Place, data: Demonstrations) -> dict[str, Demonstrations]:
     if "" in tasks:
         found, starts = data.instructions[tasks.index("")], sorted(start for starts in place.tasks.values() for start in starts)
         raise VlaRosError(f"--expert-data: instruction {found!r} is of no task, expected it to begin with one of {starts}")
-    successful = np.isin(data.episode, data.episode[data.steps_to_go == 0])
+    over = data.steps_to_go == 0
+    successful = np.isin(data.episode, data.episode[over])
     if not successful.any():
         raise VlaRosError("--expert-data: found no episode that ends in success (steps_to_go 0), expected demonstrations")
-    over = data.steps_to_go == 0
     after = over & np.append(False, over[:-1] & (np.diff(data.episode) == 0))
     of_frame = np.array(tasks)[data.instruction]
     return {task: data[successful & ~after & (of_frame == task)] for task in sorted(set(of_frame[successful]))}
