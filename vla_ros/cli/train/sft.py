@@ -21,7 +21,7 @@ from vla_ros.episodes.trajectory import Trajectory, load_trajectory
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import data as demonstrations
 from vla_ros.learning.data import Demonstrations
-from vla_ros.learning.expert import demonstrate
+from vla_ros.learning.expert import STAYS, demonstrate
 from vla_ros.learning.stage1 import load_demonstrations, save_demonstrations
 from vla_ros.learning.supervised import SupervisedConfig, Trainer
 from vla_ros.policy import adapter
@@ -85,6 +85,7 @@ def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
     path: Path = args.out / DEMONSTRATED
     first, tasks, about = (args.seed or 0) * SCENES_APART, place.chosen(args.tasks), path.with_suffix(".json")
     asked = {"env": place.name, "tasks": list(tasks), "demonstrations": args.demonstrations, "noise": args.noise, "first": first}
+    asked["after_success"] = STAYS  # those of before it was shown are others
     if path.exists():
         there = json.loads(about.read_text(encoding="utf-8")) if about.exists() else None
         if there != asked:
