@@ -98,6 +98,23 @@ def test_failures_lower_the_threshold() -> None:
     assert after.evidence.episodes == 230
 
 
+def test_a_frame_more_than_the_margin_waits_for_success() -> None:
+    _, true, episode = held_out()
+    true = np.maximum(true - 3, 0)  # the expert stayed for three decisions more
+    p = distributions(true.astype(float), 0.3)
+
+    def fires(debounce: int) -> set[int]:
+        c = calibrate(p, true, episode, margin=2, debounce=debounce)
+        return {int(true[episode == k][detected(p[episode == k] @ STEPS, c) or 0]) for k in range(200)}
+
+    assert fires(debounce=2) == {0}
+    slow = np.insert(true[episode == 0], -4, 1)  # one whose last decision but one takes two
+    c2, c3 = (calibrate(p, true, episode, margin=2, debounce=n) for n in (2, 3))
+    d = distributions(slow.astype(float), 0.3) @ STEPS
+    assert slow[detected(d, c2) or 0] == 1, "before success"
+    assert slow[detected(d, c3) or 0] == 0
+
+
 def test_calibration_refuses_the_impossible() -> None:
     p, true, episode = held_out(episodes=20, length=10)
     nothing = np.zeros_like(p)

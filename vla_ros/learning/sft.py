@@ -21,7 +21,7 @@ from vla_ros.policy.heads import soft_labels
 from vla_ros.policy.model import Trunk, VlaModel, steps_to_go_moments
 from vla_ros.policy.policy import Model
 from vla_ros.progress.calibration import Calibration
-from vla_ros.progress.evidence import MARGIN, calibrate, spearman
+from vla_ros.progress.evidence import DEBOUNCE, MARGIN, calibrate, spearman
 
 NEAR = 0.1 + 1e-4  # of -1..1: a bin of 21
 Report = Callable[[float, dict[str, float]], None]  # share done 0..1, figures
@@ -187,7 +187,9 @@ def evaluate(model: Model, inputs: Inputs, data: Demonstrations) -> dict[str, fl
 
 
 @torch.inference_mode()
-def calibration_of(model: Model, inputs: Inputs, data: Demonstrations, margin: int = MARGIN) -> Calibration:
+def calibration_of(
+    model: Model, inputs: Inputs, data: Demonstrations, margin: int = MARGIN, debounce: int = DEBOUNCE
+) -> Calibration:
     """Detector's levels, and the evidence for them, from held-out episodes."""
     parts = [model(*inputs[index])["steps_to_go"].softmax(-1) for index in torch.arange(len(data.steps_to_go)).split(256)]
-    return calibrate(torch.cat(parts).numpy(), data.steps_to_go, data.episode, margin=margin)
+    return calibrate(torch.cat(parts).numpy(), data.steps_to_go, data.episode, margin=margin, debounce=debounce)

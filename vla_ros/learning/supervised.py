@@ -33,7 +33,7 @@ from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.progress import picture
 from vla_ros.progress.calibration import Calibration
-from vla_ros.progress.evidence import MARGIN
+from vla_ros.progress.evidence import DEBOUNCE, MARGIN
 
 Report = Callable[[int, dict[str, float]], None]  # step, figures
 STATE = "state.safetensors"
@@ -173,17 +173,17 @@ class Trainer:
         self.model.eval()
         return figures
 
-    def calibrate(self, margin: int = MARGIN) -> Calibration:
+    def calibrate(self, margin: int = MARGIN, debounce: int = DEBOUNCE) -> Calibration:
         """The success detector of the checkpoint in the folder, from the held-out episodes; written beside it.
 
         Args:
-            margin: as evidence.calibrate has it.
+            margin, debounce: as evidence.calibrate has them.
 
         Raises:
             VlaRosError: no threshold keeps false positives rare enough: the checkpoint can act, but not judge.
         """
         model, prompt = checkpoint.load(self.folder)
-        found = sft.calibration_of(model, self.held_out.inputs(prompt), self.held_out, margin)
+        found = sft.calibration_of(model, self.held_out.inputs(prompt), self.held_out, margin, debounce)
         found.save(self.folder)
         picture.draw(found, self.folder / picture.PICTURE)
         return found

@@ -23,6 +23,7 @@ BINS = 10  # of predicted success probability
 EVERY = 5  # steps per row of `Evidence.course`
 LEVELS = 20  # candidates per step
 MARGIN = 5  # steps before its end from which on a frame of a demonstration that a person ended is surely no success
+DEBOUNCE = 2  # frames in a row that say so
 HELD = 10.0  # false positives at the release level, in units of those at the threshold
 
 
@@ -33,7 +34,7 @@ def calibrate(
     failed: Sequence[NDArray[np.floating[Any]]] = (),
     wanted_rate: float = 0.005,
     margin: int = MARGIN,
-    debounce: int = 2,
+    debounce: int = DEBOUNCE,
 ) -> Calibration:
     """Largest threshold whose false-positive rate on held-out frames stays at or under `wanted_rate`.
 

@@ -14,7 +14,6 @@ import numpy as np
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Demonstrations
 from vla_ros.learning.rollout import Environment
-from vla_ros.progress.evidence import MARGIN
 from vla_ros.robots.contract import RobotContract
 from vla_ros.robots.shapes import check_shapes, model_shapes, picture_shape
 from vla_ros.sim.benchmark import Benchmark
@@ -59,10 +58,11 @@ class Place:
         return cls(c.robot, c.path, model_shapes(c), plane.bins if plane else BINS, horizon, plane is not None, verbs, contract=c)
 
     @property
-    def margin(self) -> int:
-        """Steps before the end of a demonstration from which on it is no success yet: a benchmark says when it is one, and a
-        judge that may be four decisions early ends its episodes of half a second without any."""
-        return 2 if self.benchmark else MARGIN
+    def calibration(self) -> dict[str, int]:
+        """How evidence.calibrate is asked for a judge of here. A benchmark says at which decision it has succeeded, and an
+        expert's episode lasts half a second: of a judge that may be four decisions early, episodes end without success. Its
+        margin of two leaves one, and a frame more of debounce takes that away."""
+        return {"margin": 2, "debounce": 3} if self.benchmark else {}
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         print(f"{args.out}: {told}")
         try:
-            c = trainer.calibrate(place.margin)
+            c = trainer.calibrate(**place.calibration)
         except VlaRosError as error:
             console.print(f"no calibration, so it can act but not judge: {error}")
         else:
