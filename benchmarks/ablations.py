@@ -23,10 +23,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MUJOCO_GL", "egl")
 
-import argparse
 import functools
 import json
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -183,10 +181,7 @@ def _path(out: Path, seed: int, arm: str) -> Path:
 
 def read(out: Path, seed: int, arm: str, code: str | None = None) -> dict[str, Any] | None:
     """A finished part of this setup (and code)."""
-    if not (path := _path(out, seed, arm)).exists():
-        return None
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return kept if kept["setup"] == _setup() and code in (None, kept["code"]) else None
+    return tabletop.part(_path(out, seed, arm), _setup(), code)
 
 
 # ------------------------------------------------------------------------------------------------- report
@@ -280,24 +275,11 @@ def draw(parts: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2, help="one core each (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="parts and report (default: runs/ablations)")
-    parser.add_argument("--shared", type=Path, default=Path("runs/headline/full"), help="where headline.py keeps its stage 1")
-    parser.add_argument("--docs", type=Path, help="folder whose results/ gets the report's .json, .md and .png as well")
-    parser.add_argument("--report", action="store_true", help="only the report of what is finished")
-    args = parser.parse_args()
-    out: Path = args.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    if not args.report:
-        run(out, args.shared.resolve() / f"shared-{headline.code('sft')}", args.seeds, args.processes, console)
-    if not write(out, args.seeds):
-        console.print(f"{out}: nothing is finished of this setup")
-        return 1
-    tabletop.publish(out, "ablations", args.docs, console)
-    return 0
+    args = tabletop.options(__doc__, "runs/ablations", 3).parse_args()
+    return tabletop.benchmark(
+        args, "ablations", args.shared.resolve() / f"shared-{headline.code('sft')}",
+        lambda out, shared, console: run(out, shared, args.seeds, args.processes, console), lambda out: write(out, args.seeds),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

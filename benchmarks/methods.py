@@ -36,7 +36,6 @@ import functools
 import json
 import resource
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -208,14 +207,14 @@ def method(name: str, arm: str, stage1: Stage1, seed: int, folder: Path) -> tupl
     return IreVla(of, stage1.expert, config, replace(parts["ppo"], seed=seed), folder), policy
 
 
-def practise(out: Path, shared: Path, name: str, arm: str, seed: int, code: str) -> dict[str, Any]:
+def practise(out: Path, shared: Path, name: str, arm: str, seed: int, of: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     stage1, setup, folder = STAGE1[name](shared, seed), SETUPS[name], out / f"kept-{name}-{arm}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     practice, policy = method(name, arm, stage1, seed, folder)
     # All but RECAP, which learned words first, begin with the same policy: what a finished arm says of it holds for the others.
-    others = [read(out, name, seed, other, code) for other in ARMS if "recap" not in (arm, other)]
+    others = [read(out, name, seed, other, of) for other in ARMS if "recap" not in (arm, other)]
     before = next((other["before"] for other in others if other), None) or evaluated(name, policy, _prompt(practice))
     found: dict[str, Any] = {"before": before}
     curve, best, kept = list[dict[str, Any]](), -1.0, dict[str, torch.Tensor]()
@@ -312,35 +311,20 @@ def _path(out: Path, name: str, seed: int, arm: str) -> Path:
 
 def read(out: Path, name: str, seed: int, arm: str, code: str | None = None) -> Mapping[str, Any] | None:
     """A finished part of this setup (and code)."""
-    if not (path := _path(out, name, seed, arm)).exists():
-        return None
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return kept if kept["setup"] == _setup(name) and code in (None, kept["code"]) else None
+    return tabletop.part(_path(out, name, seed, arm), _setup(name), code)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--place", choices=SETUPS, default="tabletop")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=2, help="one core each (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="parts and report (default: runs/methods)")
-    parser.add_argument("--shared", type=Path, default=Path("runs/headline/full"), help="where headline.py keeps its stage 1")
-    parser.add_argument("--docs", type=Path, help="folder whose results/ gets the report's .json, .md and .png as well")
-    parser.add_argument("--report", action="store_true", help="only the report of what is finished")
+    parser = tabletop.options(__doc__, "runs/methods", 5)
+    parser.add_argument("--place", choices=SETUPS, default="tabletop", help="default: tabletop")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="default: all")
     args = parser.parse_args()
-    out: Path = args.out.resolve()
-    shared = args.shared.resolve() / f"shared-{headline.code('sft')}" if args.place == "tabletop" else out / "metaworld"
-    for folder in (out, shared):
-        folder.mkdir(parents=True, exist_ok=True)
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    if not args.report:
-        run(out, shared, args.place, args.arms, args.seeds, args.processes, console)
-    if not report(out, args.place, args.seeds):
-        console.print(f"{out}: nothing is finished of this setup")
-        return 1
-    tabletop.publish(out, f"methods_{args.place}", args.docs, console)
-    return 0
+    own = {"tabletop": args.shared.resolve() / f"shared-{headline.code('sft')}", "metaworld": args.out.resolve() / "metaworld"}
+    return tabletop.benchmark(
+        args, f"methods_{args.place}", own[args.place],
+        lambda out, shared, console: run(out, shared, args.place, args.arms, args.seeds, args.processes, console),
+        lambda out: report(out, args.place, args.seeds),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -24,10 +24,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MUJOCO_GL", "egl")
 
-import argparse
 import functools
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -72,7 +70,6 @@ FINAL, PRACTICE = 980_000, 5_400_000  # first scene seed of evaluation and pract
 SCENES, EPISODES, PER_UPDATE = 160, 480, 48
 SETTINGS = "config/training/demo.yaml"  # of self-improvement: a critic with a say from the first hundred episodes
 SETUP = headline.SETUP
-OUT, SHARED = Path("runs/new_behaviour"), Path("runs/headline/full")
 
 
 class HalfTable(TabletopEnv):
@@ -206,10 +203,7 @@ def _path(out: Path, seed: int, arm: str) -> Path:
 
 def read(out: Path, seed: int, arm: str, code: str | None = None) -> Mapping[str, Any] | None:
     """A finished part of this setup (and code)."""
-    if not (path := _path(out, seed, arm)).exists():
-        return None
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return kept if kept["setup"] == setup() and code in (None, kept["code"]) else None
+    return tabletop.part(_path(out, seed, arm), setup(), code)
 
 
 def write(out: Path, seeds: int) -> bool:
@@ -284,25 +278,11 @@ def _draw(parts: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=2, help="one core each (default: 2)")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"parts and report (default: {OUT})")
-    parser.add_argument("--shared", type=Path, default=SHARED, help=f"where headline.py keeps its (default: {SHARED})")
-    parser.add_argument("--docs", type=Path, help="folder whose results/ gets the report's .json, .md and .png as well")
-    parser.add_argument("--report", action="store_true", help="only the report of what is finished")
-    args = parser.parse_args()
-    out, shared = args.out.resolve(), args.shared.resolve() / f"shared-{headline.code('sft')}"
-    for folder in (out, shared):
-        folder.mkdir(parents=True, exist_ok=True)
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    if not args.report:
-        run(out, shared, args.seeds, args.processes, console)
-    if not write(out, args.seeds):
-        console.print(f"{out}: nothing is finished of this setup")
-        return 1
-    tabletop.publish(out, "new_behaviour", args.docs, console)
-    return 0
+    args = tabletop.options(__doc__, "runs/new_behaviour", 5).parse_args()
+    return tabletop.benchmark(
+        args, "new_behaviour", args.shared.resolve() / f"shared-{headline.code('sft')}",
+        lambda out, shared, console: run(out, shared, args.seeds, args.processes, console), lambda out: write(out, args.seeds),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
+import json
 import math
 import subprocess
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +120,46 @@ def share(value: float | None, bounds: Sequence[float] | None = None) -> str:
     if value is None:
         return "–"
     return f"{100 * value:.0f} %" + (f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else "")
+
+
+def part(path: Path, setup: Mapping[str, Any], code: str | None = None) -> dict[str, Any] | None:
+    """What was finished with this setup (and code)."""
+    if not path.exists():
+        return None
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept if kept["setup"] == setup and code in (None, kept["code"]) else None
+
+
+def options(doc: str | None, out: str, seeds: int) -> argparse.ArgumentParser:
+    """Of a benchmark that goes on from what is finished."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"default: {seeds}")
+    parser.add_argument("--processes", type=int, default=2, help="one core each (default: 2)")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"parts and report (default: {out})")
+    shared = "runs/headline/full"
+    parser.add_argument(
+        "--shared", type=Path, default=Path(shared), help=f"where headline.py keeps its stage 1 (default: {shared})"
+    )
+    parser.add_argument("--docs", type=Path, help="folder whose results/ gets the report's .json, .md and .png as well")
+    parser.add_argument("--report", action="store_true", help="only the report of what is finished")
+    return parser
+
+
+def benchmark(
+    args: argparse.Namespace, name: str, shared: Path, run: Callable[[Path, Path, Console], None], write: Callable[[Path], bool]
+) -> int:
+    """Runs, unless only the report is wanted, and publishes what write(out) makes; the exit status."""
+    out: Path = args.out.resolve()
+    for folder in (out, shared):
+        folder.mkdir(parents=True, exist_ok=True)
+    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+    if not args.report:
+        run(out, shared, console)
+    if not write(out):
+        console.print(f"{out}: nothing is finished of this setup")
+        return 1
+    publish(out, name, args.docs, console)
+    return 0
 
 
 def publish(
