@@ -5,6 +5,7 @@ Every seed is a scene of its own: object and goal are drawn anew, where MetaWorl
 
 from __future__ import annotations
 
+import math
 import os
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is first imported
@@ -18,6 +19,8 @@ import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 from metaworld.policies import ENV_POLICY_MAP
 from numpy.typing import NDArray
+
+HIDDEN = 5  # a group of geometries that is not drawn
 
 
 class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
@@ -44,6 +47,8 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self._renderer = mujoco.Renderer(model, *size)
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0  # draws everything once more
         self._cameras = [_camera(**camera) for camera in cameras]
+        self._groups = model.geom_group.copy()
+        self._half = math.atan(math.tan(math.radians(model.vis.global_.fovy) / 2) * math.hypot(1, size[1] / size[0]))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -63,11 +68,25 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     def render(self) -> NDArray[np.uint8]:
         """[height, cameras · width, 3], the cameras side by side."""
-        pictures = []
+        pictures, group = [], self._env.model.geom_group
         for camera in self._cameras:
+            group[self._outside(camera)] = HIDDEN
             self._renderer.update_scene(self._env.data, camera)
             pictures.append(self._renderer.render())
+            group[:] = self._groups
         return np.concatenate(pictures, 1)
+
+    def _outside(self, camera: mujoco.MjvCamera) -> NDArray[np.bool_]:
+        """Geometries that cannot be in the picture: their bounding spheres are outside the cone around it. MuJoCo draws them all
+        the same, which without a GPU is a seventh of a picture's cost (the arm's base and shoulder)."""
+        azimuth, elevation = math.radians(camera.azimuth), math.radians(camera.elevation)
+        across = math.cos(elevation)
+        ahead = np.array([across * math.cos(azimuth), across * math.sin(azimuth), math.sin(elevation)])
+        to, radius = self._env.data.geom_xpos - camera.lookat + camera.distance * ahead, self._env.model.geom_rbound
+        away = np.linalg.norm(to, axis=1)
+        angle = np.arccos(np.clip(to @ ahead / away, -1, 1)) - np.arcsin(np.clip(radius / away, 0, 1))
+        bounded = (radius > 0) & (away > radius)  # a plane has no bounding sphere
+        return np.asarray(bounded & (angle > self._half))
 
     def close(self) -> None:
         self._renderer.close()
