@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import functools
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -73,17 +74,17 @@ SETUP = headline.SETUP
 
 
 class HalfTable(TabletopEnv):
-    """Reaching for blocks of one half. The sign of `side` tells which."""
+    """Reaching for blocks of one half."""
 
-    side = 1
+    side = 1  # of SIDES
 
     def reset(
         self, seed: int | None = None, split: str = "train", task: str | None = None, scene: Scene | None = None
     ) -> Observation:
         random = np.random.default_rng(seed)
-        while scene is None or scene.blocks[scene.target].y * self.side < BEYOND:
-            scene = sample_scene(self.tasks, random, split, task, self.contract.home_tip)
-        return super().reset(seed, split, task, scene)
+        drawn = (sample_scene(self.tasks, random, split, task, self.contract.home_tip) for _ in itertools.count())
+        wanted = (s for s in drawn if s.blocks[s.target].y * self.side >= BEYOND)
+        return super().reset(seed, split, task, scene or next(wanted))
 
 
 @functools.cache
