@@ -114,6 +114,15 @@ def train_judge(shared: Path, setup: Setup, seed: int) -> dict[str, Any]:
     return {"held_out": told, "calibration": asdict(calibration), "frames": len(data.images), "seconds": time.monotonic() - began}
 
 
+def judge_of(shared: Path, setup: Setup, seed: int) -> Path:
+    """The seed's judge; trained where it is missing, and its demonstrations made."""
+    if not (_judge(shared, seed) / "calibration.json").exists():
+        for name, count, first in (("reach", setup.judge_reach, 0), ("push", setup.judge_push, 1)):
+            tabletop.prepare(shared, f"judge-{name}", count, FOR_JUDGE + first, (), (name,), STEADY)
+        train_judge(shared, setup, seed)
+    return _judge(shared, seed)
+
+
 def train_policy(shared: Path, setup: Setup, seed: int, times: int) -> dict[str, Any]:
     """Stage 1 on `times` the demonstrations; of one seed the smaller set is part of the larger."""
     torch.set_num_threads(1)

@@ -120,14 +120,10 @@ class Stage1:
 
 def tabletop_stage1(shared: Path, seed: int) -> Stage1:
     setup, most = headline.SETUP, headline.SETUP.times * headline.SETUP.demonstrations
-    out = Stage1(shared / f"policy-seed{seed}", shared / f"judge-seed{seed}", {}, tabletop.ROBOT)
+    out = Stage1(shared / f"policy-seed{seed}", headline.judge_of(shared, setup, seed), {}, tabletop.ROBOT)
     tabletop.prepare(shared, "demonstrations", most, headline.COLLECT, (), tabletop.TASKS, headline.ANYWHERE)
     if not (out.policy / "training.json").exists():
         headline.train_policy(shared, setup, seed, 1)
-    if not (out.judge / "calibration.json").exists():
-        for name, count, first in (("reach", setup.judge_reach, 0), ("push", setup.judge_push, 1)):
-            tabletop.prepare(shared, f"judge-{name}", count, headline.FOR_JUDGE + first, (), (name,), headline.STEADY)
-        headline.train_judge(shared, setup, seed)
     everything = tabletop.load(shared / f"demonstrations-{most}.npz")
     chosen = np.random.default_rng(seed).permutation(most)[: setup.demonstrations]
     data = by_task(place("tabletop"), everything[np.isin(everything.episode, chosen)])

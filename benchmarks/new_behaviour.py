@@ -109,11 +109,7 @@ def demonstrations(shared: Path, seed: int) -> Demonstrations:
 
 def stage1(shared: Path, seed: int) -> tuple[Path, Path]:
     """The policy's folder, and the judge's: headline.py's, of both halves."""
-    out, judge = shared / f"half-policy-seed{seed}", shared / f"judge-seed{seed}"
-    if not (judge / "calibration.json").exists():
-        for name, count, first in (("reach", SETUP.judge_reach, 0), ("push", SETUP.judge_push, 1)):
-            tabletop.prepare(shared, f"judge-{name}", count, headline.FOR_JUDGE + first, (), (name,), headline.STEADY)
-        headline.train_judge(shared, SETUP, seed)
+    out, judge = shared / f"half-policy-seed{seed}", headline.judge_of(shared, SETUP, seed)
     if not (out / "training.json").exists():
         data = demonstrations(shared, seed)
         model, prompt = _untaught(shared, seed)
