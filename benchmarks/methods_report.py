@@ -90,8 +90,8 @@ def markdown(result: Mapping[str, Any], name: str) -> str:
                 cells = [share(found[mode][task][k]["mean"], found[mode][task][k]["interval"]) for k in COLUMNS]
                 lines += [f"| {TOLD[arm]} | {len(found['seeds'])} | {' | '.join(cells)} |"]
             lines += [""]
-    lines += ["Practised success by the truth: first and last quarter of the episodes (the same scenes in all arms); spread and fall"]
-    lines += ["of its mean over 192 episodes; time and memory of one seed on a shared core.", ""]
+    lines += ["Practised success by the truth: first and last quarter of the episodes (the same scenes in all arms); spread"]
+    lines += ["and fall of its mean over 192 episodes; time and memory of one seed on a shared core.", ""]
     tasks = " | ".join(s["practised"])
     lines += [f"| arm | {tasks} | standard deviation in a run | drop from peak to end | minutes | GiB at most |"]
     lines += ["|---|" + "---|" * (4 + len(s["practised"]))]
