@@ -16,7 +16,6 @@ TOLD = {
     "ppo": "PPO on everything", "ire": "iRe-VLA", "freeze": "iRe-VLA-freeze", "ire-d": "iRe-VLA, judged success",
     "recap": "RECAP", "improve": "self-improvement, judged",
 }  # fmt: skip
-SMOOTH = 48 * 4  # episodes of a point of the curves
 COLUMNS = ("before", "last", "gain", "kept", "kept_gain")
 Parts = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -50,7 +49,7 @@ def figures(parts: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> dic
                 k: {"mean": float(x.mean()), "interval": interval(x), "by_seed": x.mean(1).tolist()} for k, x in v.items()
             }
     out["practised"] = {task: [quarters(p, task) for p in parts] for task in setup["practised"]}
-    curves = [smooth(p, setup["practised"])[1] for p in parts]
+    curves = [smooth(p, setup)[1] for p in parts]
     out["spread"] = float(np.mean([c.std() for c in curves]))  # over the run
     out["drop"] = float(np.mean([c.max() - c[-1] for c in curves]))  # from the peak to the end
     out["minutes"] = float(np.mean([p["seconds"] for p in parts]) / 60)
@@ -65,11 +64,11 @@ def quarters(part: Mapping[str, Any], task: str) -> list[float]:
     return [float(np.mean(seen[:count])), float(np.mean(seen[-count:]))]
 
 
-def smooth(part: Mapping[str, Any], tasks: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Episodes, and practised success by the truth, of all tasks alike, as a moving mean over SMOOTH episodes."""
+def smooth(part: Mapping[str, Any], setup: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Episodes, and practised success by the truth, of all tasks alike, as a moving mean over a quarter of practice."""
     x = np.array([p["episodes"] for p in part["curve"]], float)
-    y = np.array([np.mean([p[f"{t}_true"] for t in tasks if f"{t}_true" in p]) for p in part["curve"]])
-    width = min(len(x), max(1, round(SMOOTH / float(np.diff(x, prepend=0).mean()))))
+    y = np.array([np.mean([p[f"{t}_true"] for t in setup["practised"] if f"{t}_true" in p]) for p in part["curve"]])
+    width = min(len(x), max(1, round(setup["episodes"] / 4 / float(np.diff(x, prepend=0).mean()))))
     return x[width - 1 :], np.convolve(y, np.ones(width) / width, "valid")
 
 
@@ -91,7 +90,7 @@ def markdown(result: Mapping[str, Any], name: str) -> str:
                 lines += [f"| {TOLD[arm]} | {len(found['seeds'])} | {' | '.join(cells)} |"]
             lines += [""]
     lines += ["Practised success by the truth: first and last quarter of the episodes (the same scenes in all arms); spread"]
-    lines += ["and fall of its mean over 192 episodes; time and memory of one seed on a shared core.", ""]
+    lines += ["and fall of its mean over a quarter of them; time and memory of one seed on a shared core.", ""]
     tasks = " | ".join(s["practised"])
     lines += [f"| arm | {tasks} | standard deviation in a run | drop from peak to end | minutes | GiB at most |"]
     lines += ["|---|" + "---|" * (4 + len(s["practised"]))]
@@ -107,7 +106,7 @@ def draw(parts: Parts, setup: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(2.6 * len(parts) + 0.5, 3), layout="constrained")
     axes = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for axis, (arm, found) in zip(axes, parts.items(), strict=True):
-        curves = [smooth(p, setup["practised"]) for p in found]
+        curves = [smooth(p, setup) for p in found]
         for x, y in curves:
             axis.plot(x, y, color="tab:blue", alpha=0.3)
         least = min(len(y) for _, y in curves)
