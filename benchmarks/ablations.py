@@ -40,7 +40,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
-from tabletop import ROBOT, interval, share
+from tabletop import ROBOT, rate, share
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import rollout, sft, stage1
@@ -166,8 +166,8 @@ def run(out: Path, shared: Path, seeds: int, processes: int, console: Console) -
             seed, arm = jobs[job]
             found = {"code": code(), "commit": commit, "seed": seed, "arm": arm, "setup": _setup(), **job.result()}
             _path(out, seed, arm).write_text(json.dumps(found), encoding="utf-8")
-            rate = {name: f"{np.mean(found[name]['sampled']):.2f}" for name in ("before", "kept", "last")}
-            console.print(f"seed {seed} {arm}: {rate} in {found['seconds']:.0f} s")
+            told = {name: f"{np.mean(found[name]['sampled']):.2f}" for name in ("before", "kept", "last")}
+            console.print(f"seed {seed} {arm}: {told} in {found['seconds']:.0f} s")
             write(out, seeds)
 
 
@@ -210,9 +210,9 @@ def figures(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {"seeds": [p["seed"] for p in parts], "kept_after": [p["kept_after"] for p in parts]}
     for mode in headline.MODES:
         values = {name: np.array([p[name][mode] for p in parts], float) for name in ("before", "kept", "last")}
-        told: dict[str, Any] = {name: _rate(v) for name, v in values.items()}
+        told: dict[str, Any] = {name: rate(v) for name, v in values.items()}
         for name, (after, before) in {"gain": ("kept", "before"), "without": ("last", "kept")}.items():
-            told[name] = _rate(values[after] - values[before])
+            told[name] = rate(values[after] - values[before])
         out[mode] = told
     ran = [p for p in parts if p["curve"]]
     out["peak"], out["end"] = ([float(pick(_smooth(p, "true"))) for p in ran] for pick in (np.max, lambda curve: curve[-1]))
@@ -220,10 +220,6 @@ def figures(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     out["refused"] = {p["seed"]: p["refused"] for p in parts if "refused" in p}
     out["minutes"] = float(np.mean([p["seconds"] for p in parts]) / 60)
     return out
-
-
-def _rate(values: NDArray[np.float64]) -> dict[str, Any]:
-    return {"mean": float(values.mean()), "interval": interval(values), "by_seed": values.mean(1).tolist()}
 
 
 def _smooth(part: dict[str, Any], what: str) -> NDArray[np.float64]:
@@ -276,10 +272,7 @@ def draw(parts: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def main() -> int:
     args = tabletop.options(__doc__, "runs/ablations", 3).parse_args()
-    return tabletop.benchmark(
-        args, "ablations", args.shared.resolve() / f"shared-{headline.code('sft')}",
-        lambda out, shared, console: run(out, shared, args.seeds, args.processes, console), lambda out: write(out, args.seeds),
-    )  # fmt: skip
+    return tabletop.benchmark(args, "ablations", headline.shared_in(args.shared), run, write)
 
 
 if __name__ == "__main__":

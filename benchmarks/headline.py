@@ -114,6 +114,11 @@ def train_judge(shared: Path, setup: Setup, seed: int) -> dict[str, Any]:
     return {"held_out": told, "calibration": asdict(calibration), "frames": len(data.images), "seconds": time.monotonic() - began}
 
 
+def shared_in(out: Path) -> Path:
+    """Where this code's stage 1 lies."""
+    return out.resolve() / f"shared-{code('sft')}"
+
+
 def judge_of(shared: Path, setup: Setup, seed: int) -> Path:
     """The seed's judge; trained where it is missing, and its demonstrations made."""
     if not (_judge(shared, seed) / "calibration.json").exists():
@@ -214,7 +219,7 @@ def evaluated(policy: Model, prompt: Prompt, setup: Setup) -> dict[str, Any]:
 def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, command: str) -> None:
     """What is not on disk yet, as soon as what it needs is there."""
     commit = tabletop.commit()
-    shared = out / f"shared-{code('sft')}"
+    shared = shared_in(out)
     shared.mkdir(parents=True, exist_ok=True)
     # sft makes the seed's stage 0, too
     needs = {"sft": "", "judge": "sft", "improve": "judge", "sft_8x": "sft"}

@@ -270,7 +270,7 @@ def code() -> str:
     return tabletop.code((*tabletop.LEARNING, *headline.PRACTICE_CODE, *more))
 
 
-def run(out: Path, shared: Path, name: str, arms: Sequence[str], seeds: int, processes: int, console: Console) -> None:
+def run(name: str, arms: Sequence[str], out: Path, shared: Path, seeds: int, processes: int, console: Console) -> None:
     """What is not on disk yet; every part in a process of its own, so that its memory is its own."""
     commit = tabletop.commit()
     todo = [(seed, arm) for seed in range(1, seeds + 1) for arm in arms if read(out, name, seed, arm, code()) is None]
@@ -286,10 +286,10 @@ def run(out: Path, shared: Path, name: str, arms: Sequence[str], seeds: int, pro
             _path(out, name, seed, arm).write_text(json.dumps(found), encoding="utf-8")
             rate = {k: [round(float(np.mean(v)), 2) for v in found[k]["sampled"].values()] for k in ("before", "kept", "last")}
             console.print(f"seed {seed} {arm}: {rate} in {found['seconds']:.0f} s")
-            report(out, name, seeds)
+            report(name, out, seeds)
 
 
-def report(out: Path, name: str, seeds: int) -> bool:
+def report(name: str, out: Path, seeds: int) -> bool:
     parts = {arm: [p for s in range(1, seeds + 1) if (p := read(out, name, s, arm)) is not None] for arm in ARMS}
     command = f"python benchmarks/methods.py --place {name} --seeds {seeds}"
     return write(out, name, {arm: found for arm, found in parts.items() if found}, command)
@@ -315,12 +315,9 @@ def main() -> int:
     parser.add_argument("--place", choices=SETUPS, default="tabletop", help="default: tabletop")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="default: all")
     args = parser.parse_args()
-    own = {"tabletop": args.shared.resolve() / f"shared-{headline.code('sft')}", "metaworld": args.out.resolve() / "metaworld"}
-    return tabletop.benchmark(
-        args, f"methods_{args.place}", own[args.place],
-        lambda out, shared, console: run(out, shared, args.place, args.arms, args.seeds, args.processes, console),
-        lambda out: report(out, args.place, args.seeds),
-    )  # fmt: skip
+    shared = {"tabletop": headline.shared_in(args.shared), "metaworld": args.out.resolve() / "metaworld"}[args.place]
+    work, written = functools.partial(run, args.place, args.arms), functools.partial(report, args.place)
+    return tabletop.benchmark(args, f"methods_{args.place}", shared, work, written)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tabletop import interval, share
+from tabletop import rate, share
 
 TOLD = {
     "ppo": "PPO on everything", "ire": "iRe-VLA", "freeze": "iRe-VLA-freeze", "ire-d": "iRe-VLA, judged success",
@@ -45,9 +45,7 @@ def figures(parts: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> dic
         for task in setup["evaluated"]:
             v = {k: np.array([p[k][mode][task] for p in parts], float) for k in ("before", "kept", "last")}
             v |= {"gain": v["last"] - v["before"], "kept_gain": v["kept"] - v["before"]}
-            out[mode][task] = {
-                k: {"mean": float(x.mean()), "interval": interval(x), "by_seed": x.mean(1).tolist()} for k, x in v.items()
-            }
+            out[mode][task] = {k: rate(x) for k, x in v.items()}
     out["practised"] = {task: [quarters(p, task) for p in parts] for task in setup["practised"]}
     curves = [smooth(p, setup)[1] for p in parts]
     out["spread"] = float(np.mean([c.std() for c in curves]))  # over the run

@@ -42,7 +42,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
-from tabletop import ROBOT, interval, share
+from tabletop import ROBOT, rate, share
 
 from vla_ros.learning import rollout, sft
 from vla_ros.learning.cells import Cells
@@ -225,9 +225,7 @@ def _figures(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         out[mode] = {}
         for side in SIDES:
             found = {k: np.array([p[k][mode][side] for p in parts], float) for k in ("chance", "before", "last")}
-            out[mode][side] = {
-                k: {"mean": float(v.mean()), "interval": interval(v), "by_seed": v.mean(1).tolist()} for k, v in found.items()
-            }
+            out[mode][side] = {k: rate(v) for k, v in found.items()}
     return out
 
 
@@ -246,15 +244,11 @@ def _markdown(result: Mapping[str, Any]) -> str:
         lines += [f"| {mode} | seeds | other half: at random | stage 1 | practised | shown half: stage 1 | practised |"]
         lines += ["|---|---|---|---|---|---|---|"]
         for arm, found in result["arms"].items():
-            chance = share(**_of(result["arms"][arm]["sampled"]["other"]["chance"]))
-            cells = [share(**_of(found[mode][side][k])) for side in SIDES for k in ("before", "last")]
-            lines += [f"| {ARMS[arm]} | {len(found['seeds'])} | {' | '.join([chance, *cells])} |"]
+            told = [found["sampled"]["other"]["chance"], *(found[mode][side][k] for side in SIDES for k in ("before", "last"))]
+            cells = [share(r["mean"], r["interval"]) for r in told]
+            lines += [f"| {ARMS[arm]} | {len(found['seeds'])} | {' | '.join(cells)} |"]
         lines += [""]
     return "\n".join([*lines, "![practised success](new_behaviour.png)", ""])
-
-
-def _of(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"value": found["mean"], "bounds": found["interval"]}
 
 
 def _draw(parts: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
@@ -276,10 +270,7 @@ def _draw(parts: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
 
 def main() -> int:
     args = tabletop.options(__doc__, "runs/new_behaviour", 5).parse_args()
-    return tabletop.benchmark(
-        args, "new_behaviour", args.shared.resolve() / f"shared-{headline.code('sft')}",
-        lambda out, shared, console: run(out, shared, args.seeds, args.processes, console), lambda out: write(out, args.seeds),
-    )  # fmt: skip
+    return tabletop.benchmark(args, "new_behaviour", headline.shared_in(args.shared), run, write)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,11 @@ def interval(values: NDArray[np.floating[Any]]) -> list[float]:
     return [float(q) for q in np.quantile(means, (0.025, 0.975))]
 
 
+def rate(values: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Of values [seeds, scenes]."""
+    return {"mean": float(values.mean()), "interval": interval(values), "by_seed": values.mean(1).tolist()}
+
+
 def share(value: float | None, bounds: Sequence[float] | None = None) -> str:
     """For people."""
     if value is None:
@@ -146,16 +151,18 @@ def options(doc: str | None, out: str, seeds: int) -> argparse.ArgumentParser:
 
 
 def benchmark(
-    args: argparse.Namespace, name: str, shared: Path, run: Callable[[Path, Path, Console], None], write: Callable[[Path], bool]
-) -> int:
-    """Runs, unless only the report is wanted, and publishes what write(out) makes; the exit status."""
+    args: argparse.Namespace, name: str, shared: Path, run: Callable[[Path, Path, int, int, Console], None],
+    write: Callable[[Path, int], bool],
+) -> int:  # fmt: skip
+    """run(out, shared, seeds, processes, console), unless only the report is wanted; publishes what write(out, seeds) makes. The
+    exit status."""
     out: Path = args.out.resolve()
     for folder in (out, shared):
         folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     if not args.report:
-        run(out, shared, console)
-    if not write(out):
+        run(out, shared, args.seeds, args.processes, console)
+    if not write(out, args.seeds):
         console.print(f"{out}: nothing is finished of this setup")
         return 1
     publish(out, name, args.docs, console)
