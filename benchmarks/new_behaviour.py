@@ -131,11 +131,15 @@ def method(arm: str, policy: Model, prompt: Prompt, judge: Path, seed: int) -> S
     return SimulatedPractice(adapter.add(policy), *judged, prompt, envs("other"), practice, replace(config, seed=seed))
 
 
-def practise(shared: Path, arm: str, seed: int) -> dict[str, Any]:
+def practise(out: Path, shared: Path, arm: str, seed: int, of: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     stage, judge = stage1(shared, seed)
     policy, prompt = checkpoint.load(stage, ROBOT)
-    found: dict[str, Any] = {"before": evaluated(policy, prompt), "chance": evaluated(*_untaught(shared, seed))}
+    # All arms begin with the same policy: what the first has found holds for the others.
+    if first := read(out, seed, next(iter(ARMS)), of):
+        found = {k: first[k] for k in ("before", "chance")}
+    else:
+        found = {"before": evaluated(policy, prompt), "chance": evaluated(*_untaught(shared, seed))}
     began, curve, episodes = time.monotonic(), list[dict[str, float]](), 0
     practice = method(arm, policy, prompt, judge, seed)
     while episodes < EPISODES:
@@ -177,7 +181,7 @@ def run(out: Path, shared: Path, seeds: int, processes: int, console: Console) -
         for arm in ARMS:
             todo = [seed for seed in range(1, seeds + 1) if read(out, seed, arm, code()) is None]
             console.print(f"{arm}: {seeds - len(todo)} seeds are there, {len(todo)} to do; code {code()}")
-            jobs = {pool.submit(practise, shared, arm, seed): seed for seed in todo}
+            jobs = {pool.submit(practise, out, shared, arm, seed, code()): seed for seed in todo}
             for job in as_completed(jobs):
                 seed, found = jobs[job], job.result()
                 kept = {"code": code(), "commit": commit, "setup": setup(), "seed": seed, "arm": arm, **found}
