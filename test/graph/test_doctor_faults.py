@@ -29,6 +29,7 @@ from vla_ros.embedded.config import WANTED_BUFFER
 from vla_ros.nodes import qos
 
 SECONDS = 1.0
+LOOKS = 3  # a shared machine may stop the fake cell for a third of a look, and its rates are wrong; what was planted stays
 MACHINE = Host(Path(), 10**12, WANTED_BUFFER)  # sound; what may be wrong with it is tested without a graph
 
 
@@ -255,7 +256,10 @@ def test_a_planted_fault_is_named_with_its_remedy(name: str, doctor: Node, panda
     fault = FAULTS[name]
     try:
         fault.plant(panda)
-        found = wrong(examined(doctor, panda, fault.asked, 1.4 if name == "a node that reports" else SECONDS))
+        for _ in range(LOOKS):
+            found = wrong(examined(doctor, panda, fault.asked, 1.4 if name == "a node that reports" else SECONDS))
+            if tuple(found) == fault.checks:
+                break
     finally:
         panda.mend()
     assert tuple(found) == fault.checks, found

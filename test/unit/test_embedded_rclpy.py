@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import rclpy
@@ -11,6 +12,7 @@ from rcl_interfaces.msg import FloatingPointRange, Log, ParameterDescriptor, Set
 from rclpy import qos
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.context import Context
 from rclpy.duration import Duration
 from rclpy.exceptions import (
     InvalidParameterTypeException,
@@ -293,6 +295,24 @@ def test_the_context_opens_and_closes_once(ros):
     node.destroy_node()
     rclpy.init(args=[])
     Node("again").destroy_node()
+
+
+def test_cyclones_threads_end_with_the_last_participant(ros):
+    """Left to the interpreter's own end, they would still receive while everything is taken apart."""
+
+    def threads():
+        return {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
+
+    other = Context()
+    other.init(args=[])
+    nodes = [Node("one"), Node("two", context=other)]
+    assert {"recv", "tev"} <= threads()
+    rclpy.shutdown()
+    nodes[0].destroy_node()
+    assert {"recv", "tev"} <= threads()
+    other.shutdown()
+    nodes[1].destroy_node()
+    assert not {"recv", "tev"} & threads()
 
 
 def test_attributes_of_nodes_do_not_collide_with_the_runtimes(ros):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,6 +44,8 @@ _delete.argtypes = [ctypes.c_int32]
 _wait_for_acks = _lib.dds_wait_for_acks
 _wait_for_acks.argtypes = [ctypes.c_int32, ctypes.c_int64]
 _domains: dict[int, Domain] = {}
+_participants: Counter[int] = Counter()  # that are open, by domain
+_lock = threading.Lock()  # of both
 
 
 def _keep_memory() -> None:
@@ -61,16 +65,30 @@ def create_participant(domain_id: int | None = None) -> DomainParticipant:
     settings = config.from_environment(domain_id=domain_id)
     _keep_memory()
     try:
-        # A domain's configuration is read once per process, with its first participant.
-        if settings.xml and settings.domain not in _domains:
-            _domains[settings.domain] = Domain(settings.domain, settings.xml)
-        return DomainParticipant(settings.domain, qos=Qos(Policy.Userdata(b"enclave=/;")))
+        with _lock:
+            # A domain's configuration is read with its first participant.
+            if settings.xml and settings.domain not in _domains:
+                _domains[settings.domain] = Domain(settings.domain, settings.xml)
+            participant = DomainParticipant(settings.domain, qos=Qos(Policy.Userdata(b"enclave=/;")))
+            _participants[settings.domain] += 1
+        return participant
     except DDSException as error:
         where = f"CYCLONEDDS_URI={os.environ['CYCLONEDDS_URI']}" if "CYCLONEDDS_URI" in os.environ else settings.xml
         raise VlaRosError(
             f"no DDS participant in domain {settings.domain} (ROS_AUTOMATIC_DISCOVERY_RANGE={settings.range}): {error} "
             f"Expected a network interface that is up and fewer than 120 participants. Configuration: {where}"
         ) from error
+
+
+def delete_participant(participant: DomainParticipant) -> None:
+    """Delete a participant with all its entities, and with the last one its domain: Cyclone's threads end now, not somewhere in
+    the interpreter's own end."""
+    domain = participant.domain_id
+    with _lock:
+        delete(participant)
+        _participants[domain] -= 1
+        if not _participants[domain] and domain in _domains:
+            delete(_domains.pop(domain))
 
 
 def delete(entity: Entity) -> None:

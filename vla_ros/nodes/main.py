@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import sys
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def spin_beside(node: Node) -> None:
 
 def run(create: Callable[[], AnyNode], args: list[str] | None = None, spin: Callable[[AnyNode], None] = rclpy.spin) -> int:
     """Create the node, spin it until shutdown, return the exit status."""
+    faulthandler.enable()  # a crash in a library tells which of our lines called it
     rclpy.init(args=args)
     node: AnyNode | None = None
     try:

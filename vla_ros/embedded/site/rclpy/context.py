@@ -131,7 +131,7 @@ class Context:
             self._executors.clear()
             if self._graph is not None:
                 self._graph.close()
-            dds.delete(self._participant)
+            dds.delete_participant(self._participant)
             self._participant = self._graph = None
 
     def __enter__(self) -> Context:
