@@ -29,7 +29,8 @@ Report = Callable[[float, dict[str, float]], None]  # share done 0..1, figures
 
 @dataclass(frozen=True)
 class SftConfig:
-    """Training ends after `steps` or `seconds`, whichever comes first; the cosine schedule follows that share."""
+    """Training ends after `steps` or `seconds` of the thread's CPU time, whichever comes first; the cosine schedule follows that
+    share. CPU time, so that a machine that is busy with other things trains as far."""
 
     steps: int = 1200
     seconds: float = math.inf
@@ -76,9 +77,9 @@ def fit(model: Model, loss_of: Callable[[Tensor], dict[str, Tensor]], count: int
     generator = torch.Generator().manual_seed(c.seed)
     optimizer = adamw(model, c.learning_rate, c.weight_decay)
     model.train()
-    start, mean = time.monotonic(), dict[str, float]()
+    start, used, mean = time.monotonic(), time.thread_time(), dict[str, float]()
     for step, index in enumerate(batches(count, c.batch, generator)):
-        share = max(step / c.steps, (time.monotonic() - start) / c.seconds)
+        share = max(step / c.steps, (time.thread_time() - used) / c.seconds)
         if share >= 1:
             break
         for group in optimizer.param_groups:
@@ -100,16 +101,19 @@ def ground(model: VlaModel, inputs: Inputs, points: Tensor, positions: Tensor, c
     """Stage 0: where is the named object, where the named place?
 
     Args:
-        points: [N, P, 2] of the P things in the picture, -1..1; slot p of the connector learns to look at thing p.
+        points: [N, P, 2] of the P things in the picture (several cameras': side by side, as one), -1..1; slot p of the
+            connector learns to look at thing p.
         positions: [N, ground_dim] on the table, -1..1.
     """
-    side = 2 / math.sqrt(model.point(*inputs[torch.tensor([0])][:3])[3].shape[-1])  # of a map cell
+    (height, width), cameras = model.config.image_size, model.config.cameras
+    cells = model.point(*inputs[torch.tensor([0])][:3])[3].shape[-1]
+    rows = round(math.sqrt(cells * height / (width * cameras)))
+    axes = [torch.linspace(-1, 1, count) for count in (cells // rows, rows)]
 
     def loss_of(index: Tensor) -> dict[str, Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=c.bf16):
             logits, found = model.ground(*inputs[index])
-        cells = torch.linspace(-1, 1, round(2 / side))
-        x, y = (-0.5 * ((points[index][..., None, i] - cells) / (0.6 * side)) ** 2 for i in (0, 1))
+        x, y = (-0.5 * ((points[index][..., None, i] - at) / (1.2 / len(at))) ** 2 for i, at in enumerate(axes))
         target = (y[..., :, None] + x[..., None, :]).flatten(2).softmax(-1)  # cells row by row, as in the connector
         looked = cross_entropy(logits[:, : points.shape[1]].flatten(0, 1), target.flatten(0, 1))
         return {"point": looked, "place": 20 * smooth_l1_loss(found, positions[index], beta=0.1)}
@@ -143,9 +147,9 @@ def clone(model: Model, inputs: Inputs, data: Demonstrations, c: SftConfig, repo
             return losses(*model.read(model.encode(*inputs[index])), index)
 
     if c.frozen > 0:
-        start = time.monotonic()
+        start = time.thread_time()
         trunk = encode_all(model, inputs)
-        left = c.seconds * c.frozen - (time.monotonic() - start)
+        left = c.seconds * c.frozen - (time.thread_time() - start)
         first = replace(c, steps=round(c.steps * c.frozen), seconds=max(left, 1e-9))
         fit(model, of_trunk, len(labels), first, lambda share, figures: report(share * c.frozen, figures))
     if c.frozen < 1:

@@ -36,7 +36,7 @@ Report = Callable[[float, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Stage1Config:
-    """How much of everything. Training lanes stop after their seconds, so that the demo fits its quarter of an hour."""
+    """How much of everything. Training stops after its seconds of CPU time, so that the demo fits its quarter of an hour."""
 
     demonstrations: int = 600
     judge_episodes: int = 1000
