@@ -21,6 +21,9 @@ from metaworld.policies import ENV_POLICY_MAP
 from numpy.typing import NDArray
 
 HIDDEN = 5  # a group of geometries that is not drawn
+ROOM = np.array([[-0.4, 0.4, 0.05], [0.4, 0.95, 0.4]])  # m, that the hand wanders in
+HAND = np.array([1, 1, 1, 0])  # what of an action moves it
+TABLE, HALF = np.array([0.0, 0.75, 0.0]), np.array([0.15, 0.25])  # m, middle and half the size of where objects are
 
 
 class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
@@ -66,6 +69,31 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         """[4] what MetaWorld's scripted policy would do now; may exceed the action space."""
         return np.asarray(self._policy.get_action(self._observation))
 
+    def ground(self, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """A scene with the hand anywhere, or somewhere on the expert's way with noise: the observation; where each camera sees
+        the object [cameras, 2], x right, y down, -1..1 edge to edge; its x, y on the table and from the hand, about -1..1."""
+        random = np.random.default_rng(seed)
+        o, _ = self.reset(seed=seed)
+        goal, grip, noise = random.uniform(*ROOM), random.choice([-1.0, 1.0]), random.uniform(0, 0.6)
+        wanders = random.random() < 0.5
+        for _ in range(random.integers(12 if wanders else 26)):
+            action = np.append(10 * (goal - o[:3]), grip) if wanders else self.expert() + random.normal(0, noise, 4) * HAND
+            for _ in range(4):
+                o, *_ = self.step(action.clip(-1, 1).astype(np.float32))
+        hand, thing = o[:3], o[4:7]
+        place = np.concatenate([(thing - TABLE)[:2] / HALF, (thing - hand)[:2] / 0.4])
+        return o, np.array([self._seen(camera, thing) for camera in self._cameras]), place
+
+    def _seen(self, camera: mujoco.MjvCamera, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        ahead = _ahead(camera)
+        right = np.cross(ahead, [0, 0, 1])
+        right /= np.linalg.norm(right)
+        to = point - camera.lookat + camera.distance * ahead
+        half = math.tan(math.radians(self._env.model.vis.global_.fovy) / 2)  # of the height
+        height, width = self._renderer.height, self._renderer.width
+        across, up = to @ right * height / width, to @ np.cross(right, ahead)
+        return np.array([across, -up]) / (to @ ahead * half)
+
     def render(self) -> NDArray[np.uint8]:
         """[height, cameras · width, 3], the cameras side by side."""
         pictures, group = [], self._env.model.geom_group
@@ -79,9 +107,7 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     def _outside(self, camera: mujoco.MjvCamera) -> NDArray[np.bool_]:
         """Geometries that cannot be in the picture: their bounding spheres are outside the cone around it. MuJoCo draws them all
         the same, which without a GPU is a seventh of a picture's cost (the arm's base and shoulder)."""
-        azimuth, elevation = math.radians(camera.azimuth), math.radians(camera.elevation)
-        across = math.cos(elevation)
-        ahead = np.array([across * math.cos(azimuth), across * math.sin(azimuth), math.sin(elevation)])
+        ahead = _ahead(camera)
         to, radius = self._env.data.geom_xpos - camera.lookat + camera.distance * ahead, self._env.model.geom_rbound
         away = np.linalg.norm(to, axis=1)
         angle = np.arccos(np.clip(to @ ahead / away, -1, 1)) - np.arcsin(np.clip(radius / away, 0, 1))
@@ -91,6 +117,12 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     def close(self) -> None:
         self._renderer.close()
         self._env.close()
+
+
+def _ahead(camera: mujoco.MjvCamera) -> NDArray[np.float64]:
+    azimuth, elevation = math.radians(camera.azimuth), math.radians(camera.elevation)
+    across = math.cos(elevation)
+    return np.array([across * math.cos(azimuth), across * math.sin(azimuth), math.sin(elevation)])
 
 
 def _camera(lookat: Sequence[float], distance: float, azimuth: float, elevation: float) -> mujoco.MjvCamera:

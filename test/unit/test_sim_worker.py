@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from vla_ros.errors import VlaRosError
+from vla_ros.learning.expert import ground
 from vla_ros.sim.benchmark import Benchmark
 from vla_ros.sim.worker import WorkerEnv
 
@@ -346,3 +347,23 @@ def test_metaworld_shows_its_tasks_and_its_experts_solve_them() -> None:
         finally:
             env.close()
             again.close()
+
+
+@needs_metaworld
+def test_metaworld_tells_where_its_button_is_seen() -> None:
+    env = WorkerEnv(METAWORLD, "button-press-topdown-v3")
+    try:
+        data = ground([env], range(24), lambda: None)
+        (observation, points, places), (again, *_) = env.ground(3), env.ground(3)
+        np.testing.assert_array_equal(observation["image"], again["image"])
+        np.testing.assert_array_equal(data.positions[3], places)
+        with pytest.raises(VlaRosError, match="reset first"):
+            env.step(np.zeros(4))
+    finally:
+        env.close()
+    np.testing.assert_allclose(data.points[3, :, 0], (points[:, 0] + [-1, 1]) / 2, rtol=1e-6)  # side by side
+    across, down = ((data.points + 1) * [64, 32]).astype(int).transpose(2, 0, 1)
+    pixels = np.concatenate(list(data.images.swapaxes(0, 1)), 2)[np.arange(24)[:, None], down, across - 1].astype(int)
+    away = np.linalg.norm(data.positions[:, 2:], axis=1) > 0.4  # the hand, whose fingers may hide it
+    assert away.sum() > 4
+    assert (pixels[away, :, 0] > pixels[away, :, 1] + 40).all(), "the button is red, beside the green mark in its middle"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from vla_ros.cli.__main__ import main
@@ -41,6 +42,10 @@ class Environment(gymnasium.Env):
     def step(self, action):
         self.at = float(np.clip(self.at + action[0], -1, 1))
         return np.array([self.at]), 0.0, False, False, {"there": abs(self.at - self.goal) < 0.3}
+
+    def ground(self, seed):
+        observation, _ = self.reset(seed=seed)
+        return observation, [[((self.at + 1) * 14 + 2) / 16 - 1, 0.0]], [self.at, 0.0, 0.0, 0.0]
 
     def expert(self):
         return np.array([np.sign(self.goal - self.at) * 0.1])
@@ -110,6 +115,31 @@ def test_a_judge_is_shown_success_and_the_methods_what_leads_there(line: Path) -
     kept = by_task(place, data)
     assert sum(len(d.episode) for d in kept.values()) == len(data.episode) - STAYS * len(episodes)
     assert all((d.steps_to_go[d.episode == k] == 0).sum() == 1 for d in kept.values() for k in np.unique(d.episode))
+
+
+def test_stage_0_learns_where_things_are_and_stage_1_goes_on_from_it(line: Path, tmp_path: Path) -> None:
+    few = ["--steps", "4", "--out"]
+    assert main(["train", "ground", "--env", str(line), "--pictures", "8", *few, str(tmp_path / "grounded")]) == 0
+    told = json.loads((tmp_path / "grounded" / "training.json").read_text())
+    assert (told["stage"], told["pictures"]) == ("ground", 8)
+    model, prompt = load(tmp_path / "grounded", "line")
+    assert int(prompt(["go right", "go left"])[1].sum()) == 4, "it knows the words of all tasks"
+    data = str(line.parent / "policy" / "demonstrations.npz")
+    asked = ["train", "sft", "--env", str(line), "--data", data, "--policy", str(tmp_path / "grounded")]
+    assert main([*asked, "--batch", "4", "--evaluate-every", "4", "--held-out", "0.25", *few, str(tmp_path / "policy")]) == 0
+    assert not torch.equal(load(tmp_path / "policy", "line")[0].connector.slots, model.connector.slots)
+
+
+def test_stage_0_of_a_robot(tmp_path: Path) -> None:
+    assert main(["train", "ground", "--pictures", "8", "--steps", "2", "--out", str(tmp_path / "grounded")]) == 0
+    assert load(tmp_path / "grounded", "panda")[0].config.robot == "panda"
+
+
+def test_an_environment_that_does_not_tell_where_things_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "line.py").write_text(ENVIRONMENT.replace("def ground", "def no"), encoding="utf-8")
+    (tmp_path / "line.yaml").write_text(yaml.safe_dump(LINE, sort_keys=False), encoding="utf-8")
+    assert main(["train", "ground", "--env", str(tmp_path / "line.yaml"), "--out", str(tmp_path / "grounded")]) == 2
+    assert "does not tell where things are (a method `ground(seed)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", METHODS)

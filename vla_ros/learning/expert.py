@@ -1,13 +1,17 @@
-"""A benchmark's scripted expert as demonstrations."""
+"""What a benchmark's environment knows, to learn from: its scripted expert as demonstrations, where things are as grounding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.data import Demonstrations
+from vla_ros.sim.collect import GroundingData
 from vla_ros.sim.worker import WorkerEnv
 
 STAYS = 3  # decisions after its first success: a judge to whom no success was shown ends episodes just before one
@@ -58,3 +62,29 @@ def demonstrate(env: WorkerEnv, seeds: Sequence[int], noise: float, advance: Cal
         np.zeros(len(togo), np.int32), (env.instruction,), np.array(episode, np.int32),
     )  # fmt: skip
     return data, failed
+
+
+def ground(envs: Sequence[WorkerEnv], seeds: Sequence[int], advance: Callable[[], None]) -> GroundingData:
+    """The situations of `seeds` in each task, with the object of its instruction as the thing that is named. Pictures of several
+    cameras lie side by side, as the policy's network sees them.
+
+    Raises:
+        VlaRosError: an environment does not tell where things are.
+    """
+    def of(env: WorkerEnv) -> list[tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32]]]:
+        found = []
+        for seed in seeds:
+            found.append(env.ground(seed))
+            advance()
+        return found
+
+    with ThreadPoolExecutor(len(envs)) as pool:  # each waits for a worker process
+        seen = [one for found in pool.map(of, envs) for one in found]
+    points = np.stack([points for _, points, _ in seen])
+    cameras = points.shape[1]
+    points[..., 0] = (points[..., 0] + 2 * np.arange(cameras) + 1 - cameras) / cameras
+    return GroundingData(
+        np.stack([o["image"] for o, _, _ in seen]), np.stack([o["state"] for o, _, _ in seen]),
+        np.repeat(np.arange(len(envs), dtype=np.int32), len(seeds)), tuple(env.instruction for env in envs), points,
+        np.stack([places for *_, places in seen]),
+    )  # fmt: skip

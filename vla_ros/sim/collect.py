@@ -206,11 +206,13 @@ def _stack(episodes: list[_Episode], tasks: Tasks, contract: RobotContract, atte
 class GroundingData:
     """n rendered scenes with a phrase each, and where the things are that it names."""
 
-    images: NDArray[np.uint8]  # [n, H, W, 3] first policy camera
+    images: NDArray[np.uint8]  # [n, H, W, 3] first policy camera; of a benchmark [n, (cameras,) H, W, 3]
     states: NDArray[np.float32]  # [n, S]
     instruction: NDArray[np.int32]  # [n] index into `instructions`
     instructions: tuple[str, ...]
-    points: NDArray[np.float32]  # [n, 2, 2] named object and goal in the picture: x right, y down, -1..1 edge to edge
+    # [n, 2, 2] named object and goal in the picture, x right, y down, -1..1 edge to edge; of a benchmark [n, cameras, 2], the
+    # object in each camera's part of all pictures side by side
+    points: NDArray[np.float32]
     positions: NDArray[np.float32]  # [n, 6] x, y of named object, goal (of a reach: the object), tip; -1..1
 
 

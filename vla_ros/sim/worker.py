@@ -104,6 +104,22 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._steps, self._running = 0, True
         return self._observation(answer), {"success": False, "expert": self._expert(answer)}
 
+    def ground(self, seed: int) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32]]:
+        """A random situation of `seed`, for stage 0; no episode begins. Its observation; where in each camera's picture the
+        object of the instruction is [cameras, 2], x right, y down, -1..1 edge to edge; and its places [D], about -1..1.
+
+        Raises:
+            VlaRosError: the environment does not tell them (a method `ground(seed)`).
+        """
+        if not self.about["ground"]:
+            raise VlaRosError(
+                f"{self.benchmark.path}: its environment does not tell where things are (a method `ground(seed) -> observation, "
+                "points [cameras, 2], places`); train without stage 0, from --policy small"
+            )
+        answer = self._ask({"ground": seed})
+        self._running = False
+        return self._observation(answer), np.array(answer["points"], np.float32), np.array(answer["places"], np.float32)
+
     def step(self, action: ArrayLike) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """
         Raises:

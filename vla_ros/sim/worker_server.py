@@ -5,6 +5,7 @@ numpy and gymnasium.
 
     {"make": {...}}                               -> what the environment is like
     {"reset": seed}                               -> {"state", "expert"}
+    {"ground": seed}                              -> {"state", "expert", "points", "places"}, where the environment has `ground`
     {"step": action [D], "repeat": n}             -> {"state", "expert", "reward", "terminated", "truncated", "success"}
     anything that raises                          -> {"error"}, and the traceback on stderr
 """
@@ -51,12 +52,16 @@ class Worker:
         versions = {name: importlib.metadata.version(name) for name in self._spec["packages"]}
         return {
             "image": self._image.shape, "actions": len(self._low), "expert": self._expert is not None,
-            "versions": {"python": sys.version.split()[0], **versions},
+            "ground": hasattr(self.env.unwrapped, "ground"), "versions": {"python": sys.version.split()[0], **versions},
         }  # fmt: skip
 
     def reset(self, seed: int) -> dict[str, Any]:
         observation, _ = self.env.reset(seed=seed)
         return self._visible(observation)
+
+    def ground(self, seed: int) -> dict[str, Any]:
+        observation, points, places = self.env.unwrapped.ground(seed)
+        return {"points": np.asarray(points).tolist(), "places": np.asarray(places).tolist(), **self._visible(observation)}
 
     def step(self, action: list[float], repeat: int) -> dict[str, Any]:
         """The same action `repeat` times, or until the episode ends. `action` is in -1..1, of the environment's bounds."""
@@ -127,6 +132,8 @@ def main() -> None:
                 raise RuntimeError("no environment has been made")
             elif "reset" in request:
                 answer = worker.reset(request["reset"])
+            elif "ground" in request:
+                answer = worker.ground(request["ground"])
             else:
                 answer = worker.step(request["step"], request["repeat"])
         except Exception as error:  # noqa: BLE001 (an environment may raise anything; the other side tells it)

@@ -1,4 +1,5 @@
-"""Training: stage 1 (behaviour cloning and steps-to-go) on demonstrations, and practice in simulation.
+"""Training: stage 0 (where are the things that words name?), stage 1 (behaviour cloning and steps-to-go) on demonstrations, and
+practice in simulation.
 
 examples:
   vla-ros train sft --robot panda --data runs/latest/episodes --policy runs/latest/policy --out runs/sft
@@ -11,9 +12,13 @@ examples:
   vla-ros train ppo --sim --policy runs/sft --tasks reach --out runs/ppo
   vla-ros train ire-vla --sim --policy runs/sft --expert-data demos.npz --out runs/ire-vla
   vla-ros train recap --sim --policy runs/sft --expert-data demos.npz --per-update 192 --out runs/recap
-  vla-ros train sft --env metaworld --tasks door-open-v3 --demonstrations 60 --policy small --out runs/door
+  vla-ros train ground --env metaworld --tasks door-open-v3 --out runs/door-0
+  vla-ros train sft --env metaworld --tasks door-open-v3 --demonstrations 60 --policy runs/door-0 --out runs/door
   vla-ros train ppo --env metaworld --tasks door-open-v3 --policy runs/door --out runs/door-ppo
   accelerate launch --num_processes 4 -m vla_ros.cli train sft ...        several GPUs or machines: the same command
+
+ground: the small model learns which words name what it sees, as a pretrained one knows: few demonstrations then teach a motion to
+something, not a motion. In simulated cells of ours, or with `--env` where the environment tells where things are.
 
 `--data`: folders of recorded episodes (*.mcap; those that ended in success) and files of demonstrations (*.npz), together.
 `--policy`: `small` (the project's own model, from scratch), a checkpoint that vla-ros wrote, or a pretrained image-text model,
@@ -63,7 +68,14 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="sft|improve|ppo|ire-vla|recap")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ground|sft|improve|ppo|ire-vla|recap")
+    ground = verbs.add_parser("ground", help="stage 0 of the small model: pictures in which it is known where things are")
+    _where(ground)
+    ground.add_argument("--tasks", nargs="+", help="of a benchmark, whose things are shown (all)")
+    ground.add_argument("--out", type=Path, required=True, help="folder of the checkpoint, for train sft --policy")
+    ground.add_argument("--pictures", type=int, default=6000, help="to render (6000)")
+    ground.add_argument("--steps", type=int, default=1500, help="optimiser steps of 64 pictures (1500)")
+    ground.add_argument("--seed", type=int, default=0, help="(0)")
     sft = verbs.add_parser("sft", help="stage 1: behaviour cloning and steps-to-go")
     _where(sft)
     sft.add_argument("--data", nargs="+", type=Path, metavar="PATH", help="folders of *.mcap, files *.npz")

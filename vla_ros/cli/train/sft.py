@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -173,14 +174,25 @@ def build(
 ) -> tuple[Model, Prompt]:
     """The model to train and how it reads instructions. A new one's units are those of the data, unless the place's
     are -1..1 already."""
-    shapes: dict[str, Any] = {
-        **place.shapes, "bins": place.bins, "robot": place.name, "head": head, "token_learner": token_learner,
-        "prefix": prefix, "steps_to_go_bins": max(STEPS_TO_GO_BINS, place.horizon + 1),
-    }  # fmt: skip
-    model, prompt = _build(source, place, data, shapes)
+    model, prompt = _build(source, place, data, shapes(place, head, token_learner, prefix))
     if not place.scaled and not source_is_ours(source):
         model.units.fit(data.states, data.actions)
     return model, prompt
+
+
+def shapes(place: Place, head: str = "bins", token_learner: int = 0, prefix: int = 0) -> dict[str, Any]:
+    """Of a new model's config."""
+    return {
+        **place.shapes, "bins": place.bins, "robot": place.name, "head": head, "token_learner": token_learner,
+        "prefix": prefix, "steps_to_go_bins": max(STEPS_TO_GO_BINS, place.horizon + 1),
+    }  # fmt: skip
+
+
+def small(instructions: Sequence[str], shapes: dict[str, Any]) -> tuple[VlaModel, WordPrompt]:
+    """The project's own model, untrained, which knows the words of these instructions."""
+    prompt = WordPrompt.of(sorted({word for text in instructions for word in text.lower().split()}))
+    language = {**VlaConfig().language, "vocab_size": len(prompt.tokenizer)}
+    return VlaModel(VlaConfig(language=language, **shapes)), prompt
 
 
 def source_is_ours(source: str) -> bool:
@@ -191,10 +203,7 @@ def source_is_ours(source: str) -> bool:
 
 def _build(source: str, place: Place, data: Demonstrations, shapes: dict[str, Any]) -> tuple[Model, Prompt]:
     if source == SMALL:
-        words = sorted({word for text in data.instructions for word in text.lower().split()})
-        own = WordPrompt.of(words)
-        language = {**VlaConfig().language, "vocab_size": len(own.tokenizer)}
-        return VlaModel(VlaConfig(language=language, **shapes)), own
+        return small(data.instructions, shapes)
     if source_is_ours(source):
         model, prompt = checkpoint.load(Path(source), place.name)
         place.check_model(model.config, Path(source))
