@@ -77,8 +77,12 @@ def markdown(result: Mapping[str, Any], name: str) -> str:
         f"`{result['command']}`, commits {', '.join(result['commits'])}. Practised: {', '.join(s['practised'])};",
         f"{s['episodes']} episodes each arm. {s['scenes']} held-out scenes a task (seeds from {s['final']}), success by the",
         "simulator's truth; 95 % intervals by bootstrap over seeds and scenes. *Kept*: the version with the best practised",
-        "success over four updates, by the arm's own word.", "",
+        "success over four updates, by the arm's own word.",
     ]  # fmt: skip
+    if s["shown"]:
+        shown = ", ".join(f"{count} of {task}" for task, count in s["shown"].items())
+        lines += [f"Stage 1 is shown {shown}; stage 0, one for all seeds, {s['ground']['pictures']} pictures of their scenes."]
+    lines += [""]
     for mode in [m for m in ("sampled", "greedy") if all(m in found for found in result["arms"].values())]:
         for task in s["evaluated"]:
             seen = "" if task in s["practised"] else " (not practised)"
