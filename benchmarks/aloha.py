@@ -47,7 +47,7 @@ from vla_ros.cli.demo.view import Figures
 from vla_ros.cli.train import sft as sft_command
 from vla_ros.cli.train.place import Place
 from vla_ros.learning import sft
-from vla_ros.learning.data import Inputs
+from vla_ros.learning.stage1 import ground_on
 from vla_ros.learning.statistics import mcnemar, wilson
 from vla_ros.nodes import qos
 from vla_ros.paths import share
@@ -105,11 +105,8 @@ def ground(run: Path, robot: Path) -> None:
     torch.manual_seed(0)
     model, prompt = sft_command.build(sft_command.SMALL, Place.robot(own), data)
     seen = grounding_pictures(own, PICTURES, 1)
-    inputs = Inputs.of(seen.images, seen.instruction, seen.instructions, seen.states, prompt)
     config = sft.SftConfig(steps=10**6, seconds=GROUND, learning_rate=1e-3)
-    targets = (torch.from_numpy(values) for values in (seen.points, seen.positions))
-    sft.ground(model, inputs, *targets, config, lambda share, figures: None)
-    checkpoint.save(RunFolder(run).grounded, model, prompt, {"stage": "ground", "pictures": PICTURES})
+    ground_on(RunFolder(run).grounded, seen, model, prompt, config, lambda share, figures: None)
 
 
 def train(run: Path, robot: Path, kind: str, sets: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from vla_ros.learning import sft
 from vla_ros.learning.data import Demonstrations, Inputs
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.model import VlaConfig, VlaModel
-from vla_ros.policy.prompt import WordPrompt
+from vla_ros.policy.prompt import Prompt, WordPrompt
 from vla_ros.progress import picture
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim.collect import ExpertData, GroundingData, collect, grounding_samples
@@ -56,16 +56,15 @@ def ground(folder: Path, robot: str, c: Stage1Config, report: Report) -> None:
     """Pictures and phrases → a model that knows what the words point at."""
     half = 0.25  # of this phase's bar is rendering
     data = grounding_samples(robot, c.grounding_pictures, c.seed, progress=lambda k, n: report(half * k / n, {"pictures": k}))
-    ground_on(folder, data, *fresh(robot, c.seed), c, lambda share, figures: report(half + (1 - half) * share, figures))
+    config = sft.SftConfig(steps=c.ground_steps, seconds=c.ground_seconds, seed=c.seed)
+    ground_on(folder, data, *fresh(robot, c.seed), config, lambda share, figures: report(half + (1 - half) * share, figures))
 
 
-def ground_on(folder: Path, data: GroundingData, model: VlaModel, prompt: WordPrompt, c: Stage1Config, report: Report) -> None:
+def ground_on(folder: Path, data: GroundingData, model: VlaModel, prompt: Prompt, c: sft.SftConfig, report: Report) -> None:
     """Stage 0 of a model on these pictures."""
     inputs = Inputs.of(data.images, data.instruction, data.instructions, data.states, prompt)
-    sft.ground(
-        model, inputs, torch.from_numpy(data.points), torch.from_numpy(data.positions[:, : model.config.ground_dim]),
-        sft.SftConfig(steps=c.ground_steps, seconds=c.ground_seconds, seed=c.seed), report,
-    )  # fmt: skip
+    positions = torch.from_numpy(data.positions[:, : model.config.ground_dim])
+    sft.ground(model, inputs, torch.from_numpy(data.points), positions, c, report)
     checkpoint.save(folder, model, prompt, {"stage": "ground", "pictures": len(data.images), "seed": c.seed})
 
 

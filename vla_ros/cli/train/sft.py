@@ -174,13 +174,13 @@ def build(
 ) -> tuple[Model, Prompt]:
     """The model to train and how it reads instructions. A new one's units are those of the data, unless the place's
     are -1..1 already."""
-    model, prompt = _build(source, place, data, shapes(place, head, token_learner, prefix))
+    model, prompt = _build(source, place, data, shapes_of(place, head, token_learner, prefix))
     if not place.scaled and not source_is_ours(source):
         model.units.fit(data.states, data.actions)
     return model, prompt
 
 
-def shapes(place: Place, head: str = "bins", token_learner: int = 0, prefix: int = 0) -> dict[str, Any]:
+def shapes_of(place: Place, head: str = "bins", token_learner: int = 0, prefix: int = 0) -> dict[str, Any]:
     """Of a new model's config."""
     return {
         **place.shapes, "bins": place.bins, "robot": place.name, "head": head, "token_learner": token_learner,
