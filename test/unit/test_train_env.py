@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,18 @@ def test_an_environment_that_does_not_tell_where_things_are(tmp_path: Path, caps
     (tmp_path / "line.yaml").write_text(yaml.safe_dump(LINE, sort_keys=False), encoding="utf-8")
     assert main(["train", "ground", "--env", str(tmp_path / "line.yaml"), "--out", str(tmp_path / "grounded")]) == 2
     assert "does not tell where things are (a method `ground(seed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("points", ["[0.0, 0.0]", "[[np.nan, 0.0]]"])
+def test_points_that_are_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], points: str) -> None:
+    wrong = ENVIRONMENT.replace("[[((self.at + 1) * 14 + 2) / 16 - 1, 0.0]]", points)
+    assert wrong != ENVIRONMENT
+    (tmp_path / "line.py").write_text(wrong, encoding="utf-8")
+    (tmp_path / "line.yaml").write_text(yaml.safe_dump(LINE, sort_keys=False), encoding="utf-8")
+    assert main(["train", "ground", "--env", str(tmp_path / "line.yaml"), "--out", str(tmp_path / "grounded")]) == 2
+    assert re.search(
+        r"line go-\w+: ground\(0\): found points .*, expected finite points \[1, 2\]", " ".join(capsys.readouterr().err.split())
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

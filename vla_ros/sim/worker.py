@@ -109,7 +109,7 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         object of the instruction is [cameras, 2], x right, y down, -1..1 edge to edge; and its places [D], about -1..1.
 
         Raises:
-            VlaRosError: the environment does not tell them (a method `ground(seed)`).
+            VlaRosError: the environment does not tell them (a method `ground(seed)`), or in another shape, or not finite.
         """
         if not self.about["ground"]:
             raise VlaRosError(
@@ -118,7 +118,14 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             )
         answer = self._ask({"ground": seed})
         self._running = False
-        return self._observation(answer), np.array(answer["points"], np.float32), np.array(answer["places"], np.float32)
+        points, places = (np.array(answer[key], np.float32) for key in ("points", "places"))
+        expected = self.benchmark.cameras, 2
+        if points.shape != expected or places.ndim != 1 or not (np.isfinite(points).all() and np.isfinite(places).all()):
+            raise VlaRosError(
+                f"{self._name}: ground({seed}): found points {points.tolist()}, places {places.tolist()}, expected finite points "
+                f"{list(expected)} and a vector of finite places"
+            )
+        return self._observation(answer), points, places
 
     def step(self, action: ArrayLike) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """
