@@ -108,6 +108,7 @@ SETUPS = {
 MODES = {"tabletop": ("greedy", "sampled"), "metaworld": ("sampled",)}  # of evaluation
 HORIZON = 40  # decisions of an episode on MetaWorld; its file has 60
 SHOWN = {"drawer-open-v3": 10, "button-press-topdown-v3": 1}  # demonstrations of MetaWorld's tasks
+JUDGE = {"demonstrations": 60, "miss": 0.5}  # of each practised task, for their judge
 GROUND = {"pictures": 6000, "steps": 1000}  # of MetaWorld's stage 0
 CLONE = {"steps": 1000, "learning_rate": 7e-4, "frozen": 0.8}  # of its stage 1
 
@@ -142,15 +143,15 @@ def metaworld_stage0(shared: Path) -> Path:
 
 
 def metaworld_stage1(shared: Path, seed: int) -> Stage1:
-    """The policy sees SHOWN demonstrations, its judge twice as many of each task that is practised."""
+    """The policy sees SHOWN demonstrations, its judge JUDGE's of each task that is practised."""
     out = Stage1(shared / f"policy-seed{seed}", shared / f"judge-seed{seed}", {}, "metaworld")
     shown: dict[str, Demonstrations] = {}
-    for kind, factor in (("policy", 1), ("judge", 2)):
+    for k, kind in enumerate(("policy", "judge"), 1):
         sets = []
         for task, count in SHOWN.items():
             asked = SimpleNamespace(
-                data=None, out=shared / f"{kind}-{task}-seed{seed}", seed=1000 + 10 * seed + factor, tasks=[task], noise=0.15,
-                demonstrations=factor * max(count, 15) if kind == "judge" else count,
+                data=None, out=shared / f"{kind}-{task}-seed{seed}", seed=1000 + 10 * seed + k, tasks=[task], noise=0.15,
+                **(JUDGE if kind == "judge" else {"demonstrations": count, "miss": 0.0}),
             )  # fmt: skip
             sets.append(demonstrated(asked, place("metaworld")))  # type: ignore[arg-type]
         shown[kind] = together(sets)
@@ -296,7 +297,7 @@ def run(name: str, arms: Sequence[str], out: Path, shared: Path, seeds: int, pro
             if (error := job.exception()) is not None:  # the other parts go on
                 console.print(f"seed {seed} {arm}: {type(error).__name__}: {error}")
                 continue
-            found = {"code": code(), "commit": commit, "seed": seed, "arm": arm, "setup": _setup(name), **job.result()}
+            found = {"code": code(), "commit": commit, "seed": seed, "arm": arm, "setup": _setup(name, arm), **job.result()}
             _path(out, name, seed, arm).write_text(json.dumps(found), encoding="utf-8")
             rate = {k: [round(float(np.mean(v)), 2) for v in found[k]["sampled"].values()] for k in ("before", "kept", "last")}
             console.print(f"seed {seed} {arm}: {rate} in {found['seconds']:.0f} s")
@@ -309,8 +310,10 @@ def report(name: str, out: Path, seeds: int) -> bool:
     return write(out, name, {arm: found for arm, found in parts.items() if found}, command)
 
 
-def _setup(name: str) -> dict[str, Any]:
+def _setup(name: str, arm: str) -> dict[str, Any]:
     of_metaworld = {"shown": SHOWN, "ground": GROUND, "clone": CLONE} if name == "metaworld" else {"shown": {}}
+    if name == "metaworld" and arm in JUDGED:
+        of_metaworld |= {"judge": JUDGE}
     told: dict[str, Any] = json.loads(json.dumps(SETUPS[name].__dict__ | of_metaworld))
     return told
 
@@ -321,7 +324,7 @@ def _path(out: Path, name: str, seed: int, arm: str) -> Path:
 
 def read(out: Path, name: str, seed: int, arm: str, code: str | None = None) -> Mapping[str, Any] | None:
     """A finished part of this setup (and code)."""
-    return tabletop.part(_path(out, name, seed, arm), _setup(name), code)
+    return tabletop.part(_path(out, name, seed, arm), _setup(name, arm), code)
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ def write(out: Path, name: str, parts: Parts, command: str) -> bool:
     """methods_<place>.json, .md and .png; False where nothing is finished."""
     if not parts:
         return False
-    one = next(iter(parts.values()))[0]["setup"]
+    one = {key: value for found in parts.values() for key, value in found[0]["setup"].items()}  # judged arms have more
     result = {
         "command": command, "setup": one, "arms": {arm: figures(found, one) for arm, found in parts.items()},
         "scene_seeds": [one["final"], one["final"] + one["scenes"] - 1],
@@ -82,6 +82,9 @@ def markdown(result: Mapping[str, Any], name: str) -> str:
     if s["shown"]:
         shown = ", ".join(f"{count} of {task}" for task, count in s["shown"].items())
         lines += [f"Stage 1 is shown {shown}; stage 0, one for all seeds, {s['ground']['pictures']} pictures of their scenes."]
+    if "judge" in s:
+        told = f"The judge of judged arms has seen {s['judge']['demonstrations']} demonstrations of each practised task, of which"
+        lines += [f"{told} {share(s['judge']['miss'])} begin with a miss."]
     lines += [""]
     for mode in [m for m in ("sampled", "greedy") if all(m in found for found in result["arms"].values())]:
         for task in s["evaluated"]:

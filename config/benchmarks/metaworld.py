@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 HIDDEN = 5  # a group of geometries that is not drawn
 ROOM = np.array([[-0.4, 0.4, 0.05], [0.4, 0.95, 0.4]])  # m, that the hand wanders in
 HAND = np.array([1, 1, 1, 0])  # what of an action moves it
+MISSES = 0.04, 0.12  # m, beside things
 TABLE, HALF = np.array([0.0, 0.75, 0.0]), np.array([0.15, 0.25])  # m, middle and half the size of where objects are
 
 
@@ -43,7 +44,8 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self._env._freeze_rand_vec, self._env.seeded_rand_vec = False, True  # a new scene at every reset, from the seed
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
         self._policy = ENV_POLICY_MAP[task]()
-        self._observation: NDArray[np.float64] | None = None
+        self._observation = np.zeros(0)
+        self._off = np.zeros(3)  # m, by which a misled expert is wrong
         model = self._env.model
         model.light_castshadow[:] = 0  # shadows and multisampling are most of the cost of a picture without a GPU
         model.vis.quality.offsamples = 0
@@ -59,6 +61,8 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         super().reset(seed=seed)
         self._env.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
         self._observation, info = self._env.reset()
+        angle, far = self.np_random.uniform(0, 2 * math.pi), self.np_random.uniform(*MISSES)
+        self._off = np.array([far * math.cos(angle), far * math.sin(angle), self.np_random.uniform(-0.03, 0.03)])
         return self._observation, info
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
@@ -68,6 +72,12 @@ class Environment(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     def expert(self) -> NDArray[np.float64]:
         """[4] what MetaWorld's scripted policy would do now; may exceed the action space."""
         return np.asarray(self._policy.get_action(self._observation))
+
+    def misled(self) -> NDArray[np.float64]:
+        """[4] as expert(), of one that is wrong about where its hand is, in each episode otherwise: its motions miss things."""
+        observation = self._observation.copy()
+        observation[:3] -= self._off
+        return np.asarray(self._policy.get_action(observation))
 
     def ground(self, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """A scene with the hand anywhere, or somewhere on the expert's way with noise: the observation; where each camera sees

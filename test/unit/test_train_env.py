@@ -51,6 +51,9 @@ class Environment(gymnasium.Env):
     def expert(self):
         return np.array([np.sign(self.goal - self.at) * 0.1])
 
+    def misled(self):
+        return -self.expert()
+
     def render(self):
         picture = np.full((32, 32, 3), 40, np.uint8)
         column = int((self.at + 1) * 14)
@@ -116,6 +119,40 @@ def test_a_judge_is_shown_success_and_the_methods_what_leads_there(line: Path) -
     kept = by_task(place, data)
     assert sum(len(d.episode) for d in kept.values()) == len(data.episode) - STAYS * len(episodes)
     assert all((d.steps_to_go[d.episode == k] == 0).sum() == 1 for d in kept.values() for k in np.unique(d.episode))
+
+
+def test_a_judge_is_shown_misses(line: Path, tmp_path: Path) -> None:
+    """The motion to the other end, then back: steps-to-go grow with every step astray, and the labels stay the expert's."""
+    out = tmp_path / "judge"
+    asked = ["train", "sft", "--env", str(line), "--tasks", "go-right", "--policy", "small", "--judge", "--out", str(out)]
+    asked += ["--steps", "2", "--batch", "4", "--held-out", "0.25", "--demonstrations", "8", "--noise", "0"]
+    assert main([*asked, "--miss", "0.5"]) == 0
+    data = load_demonstrations(out / "demonstrations.npz")
+    missed = 0
+    for k in np.unique(data.episode):
+        mine = data.episode == k
+        place, togo = data.states[mine, 0], data.steps_to_go[mine]
+        astray = int(place.argmin())
+        assert (np.diff(place[: astray + 1]) < 0).all()
+        assert (np.diff(place[astray:]) >= 0).all()
+        missed += astray > 0
+        shown = int((togo == 0).sum())
+        assert togo.tolist() == [*range(len(togo) - shown, 0, -1), *[0] * shown], "from the start on it is known what is left"
+        assert (data.actions[mine][place < 0.7] == 1).all()
+        assert (togo[place < 0.7] > 0).all()
+    assert 0 < missed < 8
+    asked[asked.index(str(out))] = str(tmp_path / "again")
+    assert main([*asked, "--miss", "1.5"]) == 2
+
+
+def test_an_expert_that_cannot_be_misled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "line.py").write_text(ENVIRONMENT.replace("def misled", "def no"), encoding="utf-8")
+    (tmp_path / "line.yaml").write_text(yaml.safe_dump(LINE, sort_keys=False), encoding="utf-8")
+    asked = ["train", "sft", "--env", str(tmp_path / "line.yaml"), "--policy", "small", "--out", str(tmp_path), "--miss", "1"]
+    assert main([*asked, "--demonstrations", "2"]) == 2
+    assert "its environment has no expert to mislead (a method `misled()" in " ".join(capsys.readouterr().err.split())
+    assert main([*asked, "--data", str(tmp_path / "some.npz")]) == 2
+    assert "--miss: found 1.0, expected 0..1, with --demonstrations" in " ".join(capsys.readouterr().err.split())
 
 
 def test_stage_0_learns_where_things_are_and_stage_1_goes_on_from_it(line: Path, tmp_path: Path) -> None:

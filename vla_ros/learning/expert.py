@@ -17,7 +17,9 @@ from vla_ros.sim.worker import WorkerEnv
 STAYS = 3  # decisions after its first success: a judge to whom no success was shown ends episodes just before one
 
 
-def demonstrate(env: WorkerEnv, seeds: Sequence[int], noise: float, advance: Callable[[], None]) -> tuple[Demonstrations, int]:
+def demonstrate(
+    env: WorkerEnv, seeds: Sequence[int], noise: float, advance: Callable[[], None], miss: float = 0.0
+) -> tuple[Demonstrations, int]:
     """The expert's successful episodes, labelled with what it would do, and how many it failed.
 
     Steps-to-go are 0 from the success on that lasts: the episode goes on for STAYS decisions, if the environment lets it.
@@ -27,21 +29,31 @@ def demonstrate(env: WorkerEnv, seeds: Sequence[int], noise: float, advance: Cal
         seeds: of scenes.
         noise: standard deviation of what is added to executed actions, of -1..1: the labels stay the expert's.
         advance: called after each episode.
+        miss: probability that an episode begins with up to half its horizon of an expert that is wrong about where things are,
+            before the one that is right takes over. To one who saw no miss the motion alone is success.
 
     Raises:
-        VlaRosError: the benchmark has no expert, or it failed in all scenes.
+        VlaRosError: the benchmark has no expert, or none that can be misled, or it failed in all scenes.
     """
     if not env.about["expert"]:
         raise VlaRosError(
             f"{env.benchmark.path}: its environment has no scripted expert (a method `expert() -> action`); give demonstrations"
         )
+    if miss and not env.about["misled"]:
+        raise VlaRosError(
+            f"{env.benchmark.path}: miss: found {miss}, expected 0: its environment has no expert to mislead (a method "
+            "`misled() -> action`)"
+        )
     images, states, actions, togo, episode, failed = [], [], [], list[int](), list[int](), 0
     for k, seed in enumerate(seeds):
-        random = np.random.default_rng(seed)
+        random, missing = np.random.default_rng(seed), 0
+        if miss and random.random() < miss:
+            missing = int(random.integers(1, env.benchmark.horizon // 2 + 1))
         observation, info = env.reset(seed=seed)
         rows, ended, held = [(observation, info["expert"])], False, 0
         while not ended:
-            executed = info["expert"] + noise * random.standard_normal(len(info["expert"]))
+            acting = info["misled" if len(rows) <= missing else "expert"]
+            executed = acting + noise * random.standard_normal(len(acting))
             observation, _, terminated, truncated, info = env.step(executed.clip(-1, 1))
             rows.append((observation, info["expert"]))
             held = held + 1 if info["success"] else 0

@@ -36,7 +36,8 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     Observations: `image` [(cameras,) H, W, 3] uint8 RGB, `state` [S] float32 in about -1..1, `instruction` text.
     Actions: [D] in -1..1, stretched to the environment's bounds; held for the benchmark's `repeat` simulator steps.
     Reward: the environment's own, summed over those. Terminated at success, too; truncated at the benchmark's horizon.
-    info: `success`, and `expert`: the action [D] that a scripted expert takes at this observation, None where there is none.
+    info: `success`; `expert`: the action [D] that a scripted expert takes at this observation, and `misled`: what it would take
+    if it were wrong about where things are. None where there is none.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's interface)
@@ -102,7 +103,7 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         super().reset(seed=seed)
         answer = self._ask({"reset": int(self.np_random.integers(2**31)) if seed is None else seed})
         self._steps, self._running = 0, True
-        return self._observation(answer), {"success": False, "expert": self._expert(answer)}
+        return self._observation(answer), {"success": False, **_experts(answer)}
 
     def ground(self, seed: int) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32]]:
         """A random situation of `seed`, for stage 0; no episode begins. Its observation; where in each camera's picture the
@@ -153,7 +154,7 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         terminated = answer["terminated"] or (answer["success"] and self._ends_at_success)
         truncated = answer["truncated"] or self._steps >= self.benchmark.horizon
         self._running = not (terminated or truncated)
-        info = {"success": answer["success"], "expert": self._expert(answer)}
+        info = {"success": answer["success"], **_experts(answer)}
         return self._observation(answer), answer["reward"], terminated, truncated, info
 
     @property
@@ -255,5 +256,6 @@ class WorkerEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         views = self._last.reshape(height, -1, width, 3).swapaxes(0, 1).reshape(self.benchmark.image_shape)
         return {"image": views, "state": state.astype(np.float32), "instruction": self.instruction}
 
-    def _expert(self, answer: dict[str, Any]) -> NDArray[np.float32] | None:
-        return None if answer["expert"] is None else np.array(answer["expert"], np.float32)
+
+def _experts(answer: dict[str, Any]) -> dict[str, NDArray[np.float32] | None]:
+    return {name: answer[name] and np.array(answer[name], np.float32) for name in ("expert", "misled")}

@@ -4,9 +4,9 @@ Runs in the environment's own interpreter, where this package is not installed: 
 numpy and gymnasium.
 
     {"make": {...}}                               -> what the environment is like
-    {"reset": seed}                               -> {"state", "expert"}
-    {"ground": seed}                              -> {"state", "expert", "points", "places"}, where the environment has `ground`
-    {"step": action [D], "repeat": n}             -> {"state", "expert", "reward", "terminated", "truncated", "success"}
+    {"reset": seed}                               -> {"state", "expert", "misled"}
+    {"ground": seed}                              -> {"points", "places"} and as reset, where the environment has `ground`
+    {"step": action [D], "repeat": n}             -> {"reward", "terminated", "truncated", "success"} and as reset
     anything that raises                          -> {"error"}, and the traceback on stderr
 """
 
@@ -21,6 +21,7 @@ import mmap
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -46,12 +47,12 @@ class Worker:
         image = self._look(observation)
         os.ftruncate(memory, image.nbytes)
         self._image = np.frombuffer(mmap.mmap(memory, image.nbytes), np.uint8).reshape(image.shape)
-        self._expert = getattr(self.env.unwrapped, "expert", None)
+        self._experts = {name: getattr(self.env.unwrapped, name, None) for name in ("expert", "misled")}
 
     def about(self) -> dict[str, Any]:
         versions = {name: importlib.metadata.version(name) for name in self._spec["packages"]}
         return {
-            "image": self._image.shape, "actions": len(self._low), "expert": self._expert is not None,
+            "image": self._image.shape, "actions": len(self._low), **{name: bool(act) for name, act in self._experts.items()},
             "ground": hasattr(self.env.unwrapped, "ground"), "versions": {"python": sys.version.split()[0], **versions},
         }  # fmt: skip
 
@@ -80,17 +81,20 @@ class Worker:
         return {**told, **self._visible(observation)}
 
     def _visible(self, observation: Any) -> dict[str, Any]:
-        """State and expert's action; the picture goes to the shared memory."""
+        """State and experts' actions; the picture goes to the shared memory."""
         image = self._look(observation)
         if image.shape != self._image.shape:
             raise ValueError(f"image: found {image.shape}, expected {self._image.shape} as at the first reset")
         self._image[:] = image
         vector = np.asarray(_find(observation, self._spec["state_from"]), np.float64).ravel()
-        expert = None
-        if self._expert is not None:
-            action = np.clip(np.asarray(self._expert(), np.float64), self._low, self._high)
-            expert = (2.0 * (action - self._low) / (self._high - self._low) - 1.0).tolist()
-        return {"state": vector[self._spec["state"]].tolist(), "expert": expert}
+        return {"state": vector[self._spec["state"]].tolist(), **{name: self._scaled(act) for name, act in self._experts.items()}}
+
+    def _scaled(self, act: Callable[[], Any] | None) -> list[float] | None:
+        if act is None:
+            return None
+        action = np.clip(np.asarray(act(), np.float64), self._low, self._high)
+        scaled: list[float] = (2.0 * (action - self._low) / (self._high - self._low) - 1.0).tolist()
+        return scaled
 
     def _look(self, observation: Any) -> Any:
         source = self._spec["image_from"]

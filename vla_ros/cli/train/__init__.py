@@ -14,6 +14,8 @@ examples:
   vla-ros train recap --sim --policy runs/sft --expert-data demos.npz --per-update 192 --out runs/recap
   vla-ros train ground --env metaworld --tasks door-open-v3 --out runs/door-0
   vla-ros train sft --env metaworld --tasks door-open-v3 --demonstrations 60 --policy runs/door-0 --out runs/door
+  vla-ros train sft --env metaworld --tasks door-open-v3 --demonstrations 60 --seed 7 --miss 0.5 --judge --policy runs/door-0 \\
+      --out runs/door-judge
   vla-ros train ppo --env metaworld --tasks door-open-v3 --policy runs/door --out runs/door-ppo
   accelerate launch --num_processes 4 -m vla_ros.cli train sft ...        several GPUs or machines: the same command
 
@@ -54,7 +56,8 @@ always from the stage-1 checkpoint on. The checkpoint in `policy` reads every in
 --env: somebody else's simulator in the place of ours, in an interpreter of its own (`make bench-metaworld`, ...). Any environment
 that is registered with Gymnasium, shows pictures and takes a Box of actions is described by a file as in config/benchmarks:
 where picture and state are, instruction of each task, size of an action, key of success, horizon. `--demonstrations N` where it
-has a scripted expert. All methods, options and outputs are the same.
+has a scripted expert; with `--miss` it begins some of them beside the object, so that a judge has seen that the motion alone is
+no success. All methods, options and outputs are the same.
 
 exit status: 0 done; 2 bad input.
 """
@@ -83,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sft.add_argument("--demonstrations", type=int, default=0, metavar="N", help=told)
     sft.add_argument("--tasks", nargs="+", help="what the expert shows (all)")
     sft.add_argument("--noise", type=float, default=0.15, help="on what the expert executes, of -1..1 (0.15)")
+    told = "probability that it first goes through the motions beside the object; a judge needs to see that (0)"
+    sft.add_argument("--miss", type=float, default=0.0, metavar="P", help=told)
     sft.add_argument("--policy", required=True, help="small | a checkpoint's folder | a hub name")
     sft.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     sft.add_argument("--judge", action="store_true", help="steps-to-go alone: a judge, for any policy's episodes")

@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
     place = Place.of(args)
+    if not 0 <= args.miss <= 1 or (args.miss and not args.demonstrations):
+        raise VlaRosError(f"--miss: found {args.miss}, expected 0..1, with --demonstrations")
     data = demonstrated(args, place) if args.demonstrations else read(args.data or [], place, args.skip_bad)
     given = {f.name: getattr(args, f.name) for f in fields(SupervisedConfig) if getattr(args, f.name, None) is not None}
     config = SupervisedConfig(**given, behaviour_weight=0.0 if args.judge else 1.0)
@@ -87,6 +89,8 @@ def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
     first, tasks, about = (args.seed or 0) * SCENES_APART, place.chosen(args.tasks), path.with_suffix(".json")
     asked = {"env": place.name, "tasks": list(tasks), "demonstrations": args.demonstrations, "noise": args.noise, "first": first}
     asked["after_success"] = STAYS  # those of before it was shown are others
+    if args.miss:
+        asked["miss"] = args.miss
     if path.exists():
         there = json.loads(about.read_text(encoding="utf-8")) if about.exists() else None
         if there != asked:
@@ -98,7 +102,7 @@ def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
             for task in tasks:
                 env = stack.enter_context(contextlib.closing(WorkerEnv(place.benchmark, task, ends_at_success=False)))
                 seeds = range(first, first + args.demonstrations)
-                data, failed = demonstrate(env, seeds, args.noise, lambda: progress.advance(bar))
+                data, failed = demonstrate(env, seeds, args.noise, lambda: progress.advance(bar), args.miss)
                 sets.append(data)
                 if failed:
                     progress.console.print(f"{task}: the expert failed {failed} of {args.demonstrations} scenes; left out")
