@@ -43,8 +43,8 @@ from vla_ros.action import Improve
 from vla_ros.msg import Episode, TrainingState
 
 from vla_ros.cli.demo.settings import RunFolder
-from vla_ros.cli.train.improve import VERSIONS
 from vla_ros.cli.train.log import LOG
+from vla_ros.cli.train.practice_run import VERSIONS
 from vla_ros.episodes.check import check_episode
 from vla_ros.nodes import qos
 from vla_ros.robots.contract import RobotContract
