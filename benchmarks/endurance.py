@@ -46,6 +46,7 @@ from vla_ros.cli.demo.settings import RunFolder
 from vla_ros.cli.train.log import LOG
 from vla_ros.cli.train.practice_run import VERSIONS
 from vla_ros.episodes.check import check_episode
+from vla_ros.learning.stopping import task_of
 from vla_ros.nodes import qos
 from vla_ros.robots.contract import RobotContract
 
@@ -159,7 +160,8 @@ class Station:
         """Episodes and ends of practice that are new."""
         new, self._cell.episodes[:] = self._cell.episodes[:], []
         for e in new:
-            self._log.add(now, "episode", outcome=e.outcome, reason=e.termination_reason, steps=e.steps)
+            told = {"outcome": e.outcome, "reason": e.termination_reason, "steps": e.steps, "task": task_of(e.instruction)}
+            self._log.add(now, "episode", **told, version=e.policy_version)
             self._heard = time.monotonic()
             if self._dead and e.outcome != "aborted":
                 victim, at, wall, version = self._dead

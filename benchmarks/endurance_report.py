@@ -123,6 +123,15 @@ def slope(lives: Sequence[Life]) -> dict[str, float] | None:
     return {"per_hour": b, "low": b - half, "high": b + half, "mean": mean, "samples": n}
 
 
+def hourly(episodes: Events) -> dict[str, list[float | None]]:
+    """By task, of each hour the share of its whole episodes that the judge saw succeed; None where there was none."""
+    whole = [e for e in episodes if e["outcome"] != "aborted"]
+    hours = range(int(whole[-1]["t"]) + 1) if whole else range(0)
+    seen = {task: [[e["outcome"] == "success" for e in whole if e["task"] == task and int(e["t"]) == h] for h in hours]
+            for task in sorted({e["task"] for e in whole})}  # fmt: skip
+    return {task: [float(np.mean(own)) if own else None for own in of] for task, of in seen.items()}
+
+
 def figures(log: Log, setup: Mapping[str, Any]) -> dict[str, Any]:
     samples, episodes = log.of("sample"), log.of("episode")
     starts, stops = log.starts, log.of("stop")
@@ -140,7 +149,7 @@ def figures(log: Log, setup: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "setup": dict(setup), "hours": log.hours, "wall_hours": wall,
         "simulated_per_wall": ran / wall if wall else None, "calls": len(starts), "episodes": len(episodes),
-        "aborted": Counter(e["reason"] for e in episodes if e["outcome"] == "aborted"),
+        "success": hourly(episodes), "aborted": Counter(e["reason"] for e in episodes if e["outcome"] == "aborted"),
         "deaths": Counter(e["victim"] for e in log.of("death")), "drops": len(log.of("drop")),
         "asked": Counter(e["what"] for e in log.of("asked")), "answered": len(log.of("answered")),
         "ended": Counter(e["reason"] for e in log.of("ended")), "faults": [e["what"] for e in log.of("fault")],
@@ -170,6 +179,8 @@ def markdown(found: Mapping[str, Any], commit: str) -> str:
         f"- deaths: {counts(found['deaths'])}; practice went on after (median, longest): "
         + (", ".join(f"{v} {r['median_s']:.0f}, {r['most_s']:.0f} s" for v, r in found["recovered"].items()) or "–"),
         f"- practice ended by itself: {counts(found['ended'])}; it was asked for again",
+        *(f"- {task}: success by the judge's word, hour by hour: " + ", ".join("–" if v is None else f"{v:.0%}" for v in by_hour)
+          for task, by_hour in found["success"].items()),
         f"- faults (episodes and versions that are not whole): {len(found['faults'])}",
         *(f"  - {fault}" for fault in found["faults"][:20]),
         "- disk [MB], first and last: " + ", ".join(f"{k} {a:.1f}, {b:.1f}" for k, (a, b) in found["disk"].items()),
@@ -198,7 +209,7 @@ def draw(log: Log, out: Path) -> None:
     import matplotlib.pyplot as plt
 
     samples = log.of("sample")
-    figure, axes = plt.subplots(4, 1, figsize=(9, 10), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(5, 1, figsize=(9, 12), sharex=True, layout="constrained")
     names = sorted({name for s in samples for name in s["processes"]})
     for axis, (index, label) in zip(axes, enumerate(FIGURES.values(), 1), strict=False):
         for k, name in enumerate(names):
@@ -209,7 +220,10 @@ def draw(log: Log, out: Path) -> None:
         if points := [(s["t"], s["disk"][kind]) for s in samples if kind in s["disk"]]:
             axes[3].plot(*zip(*points, strict=True), lw=1, label=kind)
     axes[3].set_ylabel("disk [MB]")
-    axes[3].set_xlabel("simulated hours")
+    for task, by_hour in hourly(log.of("episode")).items():
+        axes[4].plot(np.arange(len(by_hour)) + 0.5, np.array(by_hour, float), marker=".", lw=1, label=task)
+    axes[4].set_ylabel("judged success")
+    axes[4].set_xlabel("simulated hours")
     for axis in axes:
         for kind, colour in (("death", "tab:red"), ("drop", "tab:blue")):
             for e in log.of(kind):
@@ -217,6 +231,8 @@ def draw(log: Log, out: Path) -> None:
         axis.set_ylim(bottom=0)
     axes[0].legend(fontsize=7, ncols=4, loc="lower right")
     axes[3].legend(fontsize=7)
+    if axes[4].lines:
+        axes[4].legend(fontsize=7)
     axes[0].set_title("red: a node was killed; blue: a block fell off the table", fontsize=9)
     save(figure, out)
 
