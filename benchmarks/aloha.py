@@ -52,6 +52,7 @@ from vla_ros.learning.statistics import mcnemar, wilson
 from vla_ros.nodes import qos
 from vla_ros.paths import share
 from vla_ros.policy import policy as checkpoint
+from vla_ros.policy.model import VlaModel
 from vla_ros.policy.store import WeightStore
 from vla_ros.robots.contract import RobotContract
 from vla_ros.sim import render
@@ -104,6 +105,7 @@ def ground(run: Path, robot: Path) -> None:
     data = sft_command.read([run / "demonstrations"], Place.robot(own), skip_bad=False)
     torch.manual_seed(0)
     model, prompt = sft_command.build(sft_command.SMALL, Place.robot(own), data)
+    assert isinstance(model, VlaModel)  # SMALL
     seen = grounding_pictures(own, PICTURES, 1)
     config = sft.SftConfig(steps=10**6, seconds=GROUND, learning_rate=1e-3)
     ground_on(RunFolder(run).grounded, seen, model, prompt, config, lambda share, figures: None)

@@ -89,7 +89,7 @@ class Setup:
     improve: ImproveConfig = field(default_factory=lambda: ImproveConfig(batch=4096, passes=2, learning_rate=1e-3))
 
 
-CRITIC = {
+CRITIC: dict[str, Any] = {
     "per_update": 192, "practice_episodes": 3456,
     "improve": ImproveConfig(method="critic", updates=100, batch=256, learning_rate=5e-4),
 }  # fmt: skip
@@ -247,13 +247,12 @@ def run(out: Path, setup: Setup, seeds: int, processes: int, console: Console, c
                     function, *more = work[arm]
                     running[pool.submit(function, shared, setup, seed, *more)] = (seed, arm)
                     todo.remove((seed, arm))
-            for job in wait(running, return_when=FIRST_COMPLETED).done:
-                seed, arm = part = running.pop(job)
-                found = job.result()
-                kept = {"setup": asdict(setup), "code": code(arm), "commit": commit, "seed": seed, "arm": arm, **found}
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                seed, arm = part = running.pop(ended)
+                kept = {"setup": asdict(setup), "code": code(arm), "commit": commit, "seed": seed, "arm": arm, **ended.result()}
                 _path(out, setup, *part).write_text(json.dumps(kept), encoding="utf-8")
                 done.add(part)
-                console.print(f"seed {seed} {arm}: {_told(found)} in {found['seconds']:.0f} s")
+                console.print(f"seed {seed} {arm}: {_told(kept)} in {kept['seconds']:.0f} s")
                 write(out, setup, seeds, command)
 
 

@@ -172,10 +172,10 @@ def draw(result: dict[str, Any], parts: Parts, path: Path) -> None:
     curves = {s: part["curve"] for (s, arm), part in sorted(parts.items()) if arm == "improve"}
     for panel, task in zip(panels[1:], TASKS, strict=True):
         for seed, curve in curves.items():
-            x = [p["episodes"] for p in curve if f"{task}_true" in p]
+            practised = [p["episodes"] for p in curve if f"{task}_true" in p]
             for key, style in (("true", "-"), ("detected", ":")):
-                y = _smooth([p[f"{task}_{key}"] for p in curve if f"{task}_{key}" in p])
-                panel.plot(x, y, style, color=f"C{seed}", label=f"seed {seed}" if key == "true" else None)
+                moving = _smooth([p[f"{task}_{key}"] for p in curve if f"{task}_{key}" in p])
+                panel.plot(practised, moving, style, color=f"C{seed}", label=f"seed {seed}" if key == "true" else None)
         panel.set(ylim=(0, 1.02), xlabel="practice episodes", title=f"{task} while practising: true (line), judged (dots)")
         if curves:
             panel.legend(fontsize=7)

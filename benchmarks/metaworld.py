@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +181,8 @@ def greedy(model: Model, prompt: Prompt, said: dict[str, str] | None = None) -> 
         texts = [said[o["instruction"]] if said else o["instruction"] for o in observations]
         images, states = (torch.from_numpy(np.stack([o[key] for o in observations])) for key in ("image", "state"))
         out = model(images, *prompt(texts), states)
-        drawn = checkpoint.draw(model.head, out["action"], True, 1.0, torch.Generator())
-        actions = model.units.to_contract(drawn.actions)[:, 0].clamp(-1, 1).numpy()
-        return actions, steps_to_go_moments(out["steps_to_go"])[0].tolist()
+        drawn = checkpoint.draw(model.head, out["action"].numpy(), True, 1.0, np.random.default_rng())
+        return model.units.to_contract(drawn.actions)[:, 0].clip(-1, 1), steps_to_go_moments(out["steps_to_go"])[0].tolist()
 
     return decide
 
@@ -276,15 +276,17 @@ def everything(out: Path, setup: Setup, benchmark: Benchmark, seeds: int, tuning
             ("random", at_random(0, dimensions), 1 if tuning else setup.random),
         ):
             path = out / f"{arm}{'-tuning' if tuning else ''}.json"
-            keep(
-                path, key, about, lambda d=decide, n=count: {"episodes": [asdict(e) for e in run(envs, scenes[:n], d)]}, bar, arm
-            )
+            keep(path, key, about, partial(of_arm, envs, scenes[:count], decide), bar, arm)
         for seed in range(1, seeds + 1):
             name = f"seed{seed}"
             path = out / f"{name}{'-tuning' if tuning else ''}.json"
-            keep(path, key, about, lambda s=seed: one_seed(out, setup, benchmark, envs, sets, s, scenes, bar), bar, name)
+            keep(path, key, about, partial(one_seed, out, setup, benchmark, envs, sets, seed, scenes, bar), bar, name)
             console.print(f"{path.stem}: {told(json.loads(path.read_text())['episodes'])}")
     return gathered(out, setup, benchmark, seeds, tuning)
+
+
+def of_arm(envs: dict[str, WorkerEnv], scenes: Sequence[int], decide: Decide) -> dict[str, Any]:
+    return {"episodes": [asdict(e) for e in run(envs, scenes, decide)]}
 
 
 def one_seed(

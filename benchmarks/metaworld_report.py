@@ -140,7 +140,7 @@ def draw(result: dict[str, Any], strip: Path, path: Path) -> None:
         pictures = {task: file[task] for task in result["instructions"]}
     rows = len(pictures)
     figure = plt.figure(figsize=(12, 4 + 1.2 * rows), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(4, 1.2 * rows))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(4, 1.2 * rows))[:, 0]
     success, course = upper.subplots(1, 2)
     names = [*pictures, "all"]
     for k, arm in enumerate(ARMS):

@@ -110,7 +110,7 @@ HORIZON = 40  # decisions of an episode on MetaWorld; its file has 60
 SHOWN = {"drawer-open-v3": 10, "button-press-topdown-v3": 1}  # demonstrations of MetaWorld's tasks
 JUDGE = {"demonstrations": 60, "miss": 0.5}  # of each practised task, for their judge
 GROUND = {"pictures": 6000, "steps": 1000}  # of MetaWorld's stage 0
-CLONE = {"steps": 1000, "learning_rate": 7e-4, "frozen": 0.8}  # of its stage 1
+CLONE: dict[str, Any] = {"steps": 1000, "learning_rate": 7e-4, "frozen": 0.8}  # of its stage 1
 
 
 @dataclass(frozen=True)
@@ -200,18 +200,18 @@ def method(name: str, arm: str, stage1: Stage1, seed: int, folder: Path) -> tupl
         config = replace(config, strength=setup.strength, seed=seed)
         return SimulatedPractice(adapter.add(policy), *judge, prompt, list(cells(name)), practice, config), policy
     if arm == "ppo":
-        config, _ = load_parts("config/training/ppo.yaml", PpoConfig, stopping=StopConfig)
-        config = replace(config, trained="all", learning_rate=setup.rate, seed=seed)
-        return PpoPractice(Cells(prepare(policy, config), prompt, cells(name), practice), config), policy
+        ppo, _ = load_parts("config/training/ppo.yaml", PpoConfig, stopping=StopConfig)
+        ppo = replace(ppo, trained="all", learning_rate=setup.rate, seed=seed)
+        return PpoPractice(Cells(prepare(policy, ppo), prompt, cells(name), practice), ppo), policy
     if arm == "recap":
-        config, _ = load_parts("config/training/recap.yaml", RecapConfig, stopping=StopConfig)
+        recap, _ = load_parts("config/training/recap.yaml", RecapConfig, stopping=StopConfig)
         prompt = learn_words(policy, prompt, seed)
         of = Cells(adapter.add(policy), prompt, cells(name), practice)
-        return Recap(of, stage1.expert, replace(config, seed=seed), folder), policy
-    config, parts = load_parts("config/training/ire_vla.yaml", IreConfig, ppo=PpoConfig, stopping=StopConfig)
-    config = replace(config, freeze=arm == "freeze", batches=setup.batches, one_by_one=False, seed=seed)
+        return Recap(of, stage1.expert, replace(recap, seed=seed), folder), policy
+    ire, parts = load_parts("config/training/ire_vla.yaml", IreConfig, ppo=PpoConfig, stopping=StopConfig)
+    ire = replace(ire, freeze=arm == "freeze", batches=setup.batches, one_by_one=False, seed=seed)
     of = Cells(adapter.add(policy), prompt, cells(name), practice, judge)
-    return IreVla(of, stage1.expert, config, replace(parts["ppo"], seed=seed), folder), policy
+    return IreVla(of, stage1.expert, ire, replace(parts["ppo"], seed=seed), folder), policy
 
 
 def practise(out: Path, shared: Path, name: str, arm: str, seed: int, of: str) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def markdown(result: Mapping[str, Any], name: str) -> str:
     lines += ["|---|" + "---|" * (4 + len(s["practised"]))]
     for arm, f in result["arms"].items():
         ends = [" → ".join(share(float(v)) for v in np.mean(f["practised"][task], 0)) for task in s["practised"]]
-        told = [share(f["spread"]), share(f["drop"]), f"{f['minutes']:.1f}", f"{f['memory']:.1f}"]
-        lines += [f"| {TOLD[arm]} | {' | '.join([*ends, *told])} |"]
+        ends += [share(f["spread"]), share(f["drop"]), f"{f['minutes']:.1f}", f"{f['memory']:.1f}"]
+        lines += [f"| {TOLD[arm]} | {' | '.join(ends)} |"]
     return "\n".join([*lines, "", f"![practised success](methods_{name}.png)", ""])
 
 

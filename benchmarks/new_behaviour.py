@@ -123,9 +123,9 @@ def method(arm: str, policy: Model, prompt: Prompt, judge: Path, seed: int) -> S
     practice = PracticeConfig(PER_UPDATE, ("reach",), seed=PRACTICE + 100_000 * seed)
     torch.manual_seed(seed)
     if arm == "sparse":
-        config, _ = load_parts("config/training/ppo.yaml", PpoConfig, stopping=StopConfig)
-        config = replace(config, trained="all", learning_rate=1e-4, seed=seed)  # the best rate of methods.py
-        return PpoPractice(Cells(prepare(policy, config), prompt, envs("other"), practice), config)
+        ppo, _ = load_parts("config/training/ppo.yaml", PpoConfig, stopping=StopConfig)
+        ppo = replace(ppo, trained="all", learning_rate=1e-4, seed=seed)  # the best rate of methods.py
+        return PpoPractice(Cells(prepare(policy, ppo), prompt, envs("other"), practice), ppo)
     config, _ = load_config(SETTINGS)
     judged = checkpoint.load(judge, ROBOT)[0], Calibration.load(judge)
     return SimulatedPractice(adapter.add(policy), *judged, prompt, envs("other"), practice, replace(config, seed=seed))

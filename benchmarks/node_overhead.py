@@ -319,11 +319,12 @@ def run_graph(folder: Path, seconds: float, engine: str, way: str) -> dict[str, 
         if message.policy_version and not message.reason:
             moving.append(time.time())
 
+    from std_msgs.msg import Header
     from vla_ros.msg import SafetyState
 
     states = node.create_subscription(SafetyState, "/safety/state", on_state, qos.STATUS)
     instructions = node.create_publisher(Instruction, "/instruction", qos.STATUS)
-    instructions.publish(Instruction(text=TEXT, episode_id="benchmark", header=convert.Header(stamp=convert.stamp(time.time()))))
+    instructions.publish(Instruction(text=TEXT, episode_id="benchmark", header=Header(stamp=convert.stamp(time.time()))))
     processes = {role: Process(role, folder, **values) for role, values in parameters.items()}
     try:
         deadline = time.monotonic() + PATIENCE

@@ -125,7 +125,7 @@ def measure_ours(folder: Path, seconds: float, pictures: list[list[Image]], stal
     store = typestore()
     stamp = store.types["builtin_interfaces/msg/Time"](sec=1, nanosec=0)
     header = store.types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
-    fields = {"height": HEIGHT, "width": WIDTH, "encoding": "rgb8", "is_bigendian": 0, "step": 3 * WIDTH}
+    fields: dict[str, Any] = {"height": HEIGHT, "width": WIDTH, "encoding": "rgb8", "is_bigendian": 0, "step": 3 * WIDTH}
 
     def message(picture: Image) -> bytes:
         return bytes(store.serialize_cdr(store.types[TYPE](header=header, data=picture.ravel(), **fields), TYPE))

@@ -210,8 +210,8 @@ def grid(
             pool.submit(ground, shared, setup, seed).result()
             bar.update(task, description=f"seed {seed}")
             jobs = {pool.submit(run_cell, shared, setup, cell): cell for cell in todo if cell.seed == seed}
-            for job in as_completed(jobs):
-                keep(_path(out, jobs[job].name), {"cell": asdict(jobs[job]), **job.result()})
+            for ran in as_completed(jobs):
+                keep(_path(out, jobs[ran].name), {"cell": asdict(jobs[ran]), **ran.result()})
             if seed in judges:
                 found = pool.submit(run_judge, shared, setup, judge, seed).result()
                 keep(_path(out, f"seed{seed}-judge"), {"judge": asdict(judge), **found})

@@ -148,9 +148,10 @@ def predict(physics: dict[str, Physics | None], run: Path | None, scenes: Sequen
         for name, manner in MANNERS.items():
             found.setdefault(name, {})[cell] = experts(envs[0], manner, scenes)
             say(f"{cell}: {name}")
-        for number in VERSIONS if run else ():
-            found.setdefault(f"network, version {number}", {})[cell] = versions(run, envs, number, scenes)
-            say(f"{cell}: version {number}")
+        if run:
+            for number in VERSIONS:
+                found.setdefault(f"network, version {number}", {})[cell] = versions(run, envs, number, scenes)
+                say(f"{cell}: version {number}")
     return found
 
 
