@@ -46,7 +46,7 @@ class Environment(gymnasium.Env):
 
     def ground(self, seed):
         observation, _ = self.reset(seed=seed)
-        return observation, [[((self.at + 1) * 14 + 2) / 16 - 1, 0.0]], [self.at, 0.0, 0.0, 0.0]
+        return observation, [[((self.at + 1) * 14 + 2) / 16 - 1, 0.0]], [self.at, 0.5]
 
     def expert(self):
         return np.array([np.sign(self.goal - self.at) * 0.1])

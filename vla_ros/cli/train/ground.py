@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             first = args.seed * 1_000_000
             data = expert.ground(envs, range(first, first + each), lambda: progress.advance(bar))
         torch.manual_seed(args.seed)
-        model, prompt = small(data.instructions, shapes_of(place))
+        model, prompt = small(data.instructions, shapes_of(place) | {"ground_dim": data.positions.shape[1]})
         bar = progress.add_task("stage 0", total=100)
         settings = SftConfig(steps=args.steps, seed=args.seed)
         stage1.ground_on(
