@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,3 +109,22 @@ def test_a_launched_cell_practises_for_a_launched_lead(operator: Operator) -> No
     operator.hall.publish(Bool(data=True))
     operator.until(lambda: operator.safety.state == SafetyState.LATCHED, "the hall's emergency stop in a cell with a namespace")
     assert operator.safety.reason == "estop_hall"
+    operator.hall.publish(Bool(data=False))
+    said = tool("safety", "state")
+    assert said.returncode == 2
+    assert "cells do in /a; say whose with --namespace" in said.stderr
+    said = tool("safety", "reset", "--namespace", "a")
+    assert said.returncode == 0, said
+    assert tool("safety", "state", "--namespace", "/a").returncode == 0
+    said = tool("safety", "estop")
+    assert (said.returncode, "/a: LATCHED: estop_service" in said.stdout) == (0, True), "without a name every cell stops"
+    operator.until(lambda: operator.safety.reason == "estop_service", "the stop")
+    said = tool("policy", "rollback", "--store", str(operator.folder / "a" / "store"))
+    assert said.returncode == 2, "nobody answers without a namespace, but the store is in use"
+    assert "but there is one in /a, /fleet; say whose with --namespace" in said.stderr
+    assert tool("policy", "rollback", "--namespace", "fleet").returncode == 0
+    operator.until(lambda: operator.version.number == 1, "the parent in the cell")
+
+
+def tool(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "vla_ros.cli", *words], capture_output=True, text=True, timeout=60, check=False)

@@ -33,7 +33,7 @@ class Command:
 
 COMMANDS = (
     Command("demo", "vla_ros.cli.demo", "the whole loop in a simulated cell, with figures and a video", "run"),
-    Command("train", "vla_ros.cli.train", "sft: stage 1 on demonstrations; improve: stage 2 in simulation", "run"),
+    Command("train", "vla_ros.cli.train", "ground, sft: stages 0 and 1; improve, ppo, ire-vla, recap: practice", "run"),
     Command("twin", "vla_ros.cli.twin", "excite, fit, check: the simulated cell made like the recorded one", "run"),
     Command("deploy", "vla_ros.cli.deploy", "practise in the twin, try on the cell, accept or keep the old version", "run"),
     Command("teleop", "vla_ros.cli.teleop", "keyboard, gamepad, leader arms: a person acts, and records demonstrations", "run"),
@@ -43,13 +43,18 @@ COMMANDS = (
     Command("topic", "vla_ros.cli.topic", "list, echo, hz, info, pub", "look at the graph"),
     Command("node", "vla_ros.cli.node", "list, info", "look at the graph"),
     Command("param", "vla_ros.cli.param", "list, get, set, dump", "look at the graph"),
-    Command("service", "vla_ros.cli.service", "list, call", "look at the graph"),
+    Command("service", "vla_ros.cli.service", "list, type, call", "look at the graph"),
     Command("action", "vla_ros.cli.action", "list, send_goal", "look at the graph"),
     Command("doctor", "vla_ros.cli.doctor", "what is wrong, with the remedy; phases: guided bring-up", "look at the graph"),
     Command("safety", "vla_ros.cli.safety", "watch, estop, reset, state, limits, replay", "look at the graph"),
     Command("policy", "vla_ros.cli.policy", "list, show, diff, activate, rollback", "recordings and versions"),
     Command("report", "vla_ros.cli.report", "a run as one page: practice, versions, alarms, videos", "recordings and versions"),
-    Command("episodes", "vla_ros.cli.episodes", "list, show, check, merge, split, export, import", "recordings and versions"),
+    Command(
+        "episodes",
+        "vla_ros.cli.episodes",
+        "list, show, check, merge, split, export, import, demonstrate",
+        "recordings and versions",
+    ),
 )
 EXAMPLES = """\
 examples:

@@ -2,7 +2,7 @@
 
 examples:
   vla-ros action list -t
-  vla-ros action send_goal /run_task vla_ros/action/RunTask "{instruction: push the red block}" --feedback
+  vla-ros action send_goal /run_task vla_ros/action/RunTask "{instruction: push the red cube to the left}" --feedback
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from vla_ros import embedded
 from vla_ros.errors import VlaRosError
 
 if TYPE_CHECKING:
+    import argparse
+
     from rclpy.node import Node
 
 SETTLE = 1.0  # s that a listing waits for other processes to answer
@@ -22,8 +24,8 @@ Found = TypeVar("Found")
 
 
 @contextmanager
-def hidden_node() -> Iterator[Node]:
-    """A node for the time of one command; the leading underscore hides it from listings, as ros2's own."""
+def hidden_node(namespace: str = "") -> Iterator[Node]:
+    """A node for the time of one command, of a cell's namespace; the leading underscore hides it from listings, as ros2's own."""
     embedded.activate()
     import rclpy
     from rclpy.signals import SignalHandlerOptions
@@ -32,7 +34,9 @@ def hidden_node() -> Iterator[Node]:
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        node = rclpy.create_node(f"_vla_ros_cli_{os.getpid()}", start_parameter_services=False, enable_rosout=False)
+        node = rclpy.create_node(
+            f"_vla_ros_cli_{os.getpid()}", namespace=namespace, start_parameter_services=False, enable_rosout=False
+        )
         try:
             yield node
         finally:
@@ -115,6 +119,22 @@ def full_node_names(node: Node) -> list[str]:
     """Names of all nodes with their namespaces."""
     pairs = node.get_node_names_and_namespaces()
     return sorted(f"{namespace.rstrip('/')}/{name}" for name, namespace in pairs)
+
+
+def add_namespace(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that work on one cell."""
+    parser.add_argument("--namespace", default="", help="of the cell, one of several on the network")
+
+
+def own(node: Node, name: str) -> str:
+    """The full name of what a node calls by a relative one."""
+    return f"{node.get_namespace().rstrip('/')}/{name}"
+
+
+def cells_with(node: Node, service: str) -> list[str]:
+    """Namespaces in which somebody has this service; '' is none."""
+    names = [name for name, _ in node.get_service_names_and_types()]
+    return sorted(name.removesuffix(f"/{service}") for name in names if name.endswith(f"/{service}"))
 
 
 def awaited_node(node: Node, wanted: str) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vla_ros.cli.graph import add_namespace
 from vla_ros.errors import VlaRosError
 from vla_ros.learning import deployments
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from vla_ros.policy.store import WeightStore
     from vla_ros.types import PolicyVersion
 
-SERVICE = "/policy/activate"
+SERVICE = "policy/activate"  # in the cell's namespace
 DEFAULT_STORE = Path("runs/store")  # the launch files'
 ANSWER = 60.0  # s; loading and checking a large version takes its time
 MOST = 20  # tensors of a diff, those that moved most
@@ -59,12 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback = verbs.add_parser("rollback", help="change over to the parent of the running version")
     for verb in (activate, rollback):
         verb.add_argument("--store", type=Path, help="weight store whose marker is set where no policy_node answers")
+        add_namespace(verb)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     if args.verb in ("activate", "rollback"):
-        return _change(None if args.verb == "rollback" else args.version, args.store)
+        return _change(None if args.verb == "rollback" else args.version, args.store, args.namespace)
     store = _opened(args.store)
     if args.verb == "list":
         _list(store)
@@ -154,27 +156,31 @@ def _date(record: PolicyVersion) -> str:
     return f"{datetime.fromtimestamp(written).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _change(number: int | None, folder: Path | None) -> int:
+def _change(number: int | None, folder: Path | None, namespace: str) -> int:
     """To that version, None being the parent of the running one: on the graph, else in the store."""
     from vla_ros.cli import graph
 
     store = _opened(folder) if folder is not None else None
-    with graph.hidden_node() as node:
-        names = graph.settled(lambda: sorted(name for name, _ in node.get_service_names_and_types()))
-        if SERVICE in names:
+    with graph.hidden_node(namespace) as node:
+        service = graph.own(node, SERVICE)
+        cells = graph.settled(lambda: graph.cells_with(node, SERVICE))
+        if node.get_namespace().rstrip("/") in cells:
             kind = graph.interface("srv", "vla_ros/srv/ActivatePolicy")
             request = kind.Request(number=number or 0, rollback=number is None)
-            answer = graph.call(node, kind, SERVICE, request, ANSWER)
+            answer = graph.call(node, kind, service, request, ANSWER)
             print(f"version {answer.number} runs{'' if answer.success else f': {answer.message}'}")
             if answer.success and store is not None:
                 store.activate(answer.number)  # the trainer does so as well, where there is one
             return 0 if answer.success else 1
+    if cells and not namespace:
+        others = ", ".join(cells)
+        raise VlaRosError(f"no policy_node answers on {service}, but there is one in {others}; say whose with --namespace")
     if store is None:
-        raise VlaRosError(f"no policy_node answers on {SERVICE}; give --store to set the version that its next start resumes")
+        raise VlaRosError(f"no policy_node answers on {service}; give --store to set the version that its next start resumes")
     number = number if number is not None else _parent(store)
     store.load(number)  # a damaged version is not worth resuming
     store.activate(number)
-    print(f"no policy_node answers on {SERVICE}; its next start resumes version {number} of {store.folder}")
+    print(f"no policy_node answers on {service}; its next start resumes version {number} of {store.folder}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 examples:
   vla-ros service list -t
-  vla-ros service call /sim/reset vla_ros/srv/ResetCell "{seed: 3, split: train, task: push}"
+  vla-ros service call /cell/reset vla_ros/srv/ResetCell "{seed: 3, split: train, task: push}"
 """
 
 from __future__ import annotations

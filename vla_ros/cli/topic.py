@@ -5,7 +5,7 @@ examples:
   vla-ros topic echo /progress --field steps_to_go
   vla-ros topic echo /camera/front/image_raw --no-arr --once
   vla-ros topic hz /joint_states
-  vla-ros topic pub --once /instruction vla_ros/msg/Instruction "{text: push the red block, mode: 0}"
+  vla-ros topic pub --once /instruction vla_ros/msg/Instruction "{text: push the red cube to the left, mode: 0}"
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vla_ros.cli.graph import add_namespace
 from vla_ros.learning.trial import TrialConfig
 
 DEFAULT = TrialConfig()
@@ -39,7 +40,7 @@ DEFAULT = TrialConfig()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
-    parser.add_argument("--namespace", default="", help="of the cell, one of several on the network")
+    add_namespace(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--twin", type=Path, metavar="FILE", help="of `vla-ros twin fit`: practise in it")
     what.add_argument("--version", type=int, metavar="N", help="of the store: no practice, this one on trial")

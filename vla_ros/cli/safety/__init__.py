@@ -3,6 +3,7 @@
 examples:
   vla-ros safety watch                                     live; SPACE or e stops the arm, r releases and resets, q quits
   vla-ros safety estop                                     stop at once, from any terminal; vla-ros safety reset goes on
+  vla-ros safety watch --namespace a                       one cell of several; estop without it stops every cell
   vla-ros safety limits --robot panda --safety panda slow.yaml       every limit, and the file that it comes from
   vla-ros safety replay latest --safety panda slow.yaml --out replay.png    what slow.yaml would have done to that episode
 
@@ -18,15 +19,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vla_ros.cli.graph import add_namespace
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One verb each; their modules are imported when they are used."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="watch|estop|reset|state|limits|replay")
-    verbs.add_parser("watch", help="live view with an e-stop key")
-    verbs.add_parser("estop", help="latch: the arm brakes and stands until the reset")
+    watch = verbs.add_parser("watch", help="live view with an e-stop key")
+    estop = verbs.add_parser("estop", help="latch: the arm brakes and stands until the reset; without --namespace every cell's")
     reset = verbs.add_parser("reset", help="the operator's reset of the latch")
     reset.add_argument("--release", action="store_true", help="first publish /estop false, if whoever held it is gone")
-    verbs.add_parser("state", help="mode, reason, active constraints and margins, once")
+    state = verbs.add_parser("state", help="mode, reason, active constraints and margins, once")
+    for live in (watch, estop, reset, state):
+        add_namespace(live)
     limits = verbs.add_parser("limits", help="the limits in force and the file that each comes from")
     limits.add_argument("--robot", default="panda", help="name in config/robots, or a path to a contract (panda)")
     add_safety(limits)
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from vla_ros.cli import graph
     from vla_ros.cli.safety import live, watch
 
-    with graph.hidden_node() as node:
+    with graph.hidden_node(args.namespace) as node:
         if args.verb == "watch":
             return watch.watch(node)
         if args.verb == "reset":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,18 @@ from vla_ros.types import SafetyMode
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-NODE, TOPIC, ESTOP_TOPIC = "/safety_node", "/safety/state", "/estop"
+NODE, TOPIC, ESTOP_TOPIC, ESTOP = "safety_node", "safety/state", "estop", "safety/estop"  # in the cell's namespace
 HEAR = 3.0  # s for the last state, which is transient local, to arrive
 STOPPED = 1.0  # s for the latch to be seen after the e-stop
 WAITING = "safety_node has published no state yet: it waits for joint states (`vla-ros topic echo /diagnostics --once`)"
+NO_GRAPH = "is the graph running? `vla-ros node list`"
 RELEASES = 5  # messages of /estop false
 STYLES = {"RUN": "bold green", "BRAKE": "bold yellow", "HELD": "bold cyan", "LATCHED": "bold white on red"}
 
 
 @dataclass
 class Heard:
-    """What /safety/state told last, and the limits that it is to be read against."""
+    """What safety/state told last, and the limits that it is to be read against."""
 
     message: Any = None
     before: Any = None  # the message before, for speeds
@@ -40,50 +42,91 @@ class Heard:
     velocity: list[float] = field(default_factory=list)  # [n] rad/s
 
 
-def nobody() -> VlaRosError:
+def nobody(node: Node) -> VlaRosError:
     """The error when no safety node is there."""
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    return VlaRosError(f"no safety node answers in domain {domain} (ROS_DOMAIN_ID): is the graph running? `vla-ros node list`")
+    domain, where = os.environ.get("ROS_DOMAIN_ID", "0"), node.get_namespace().rstrip("/")
+    others = [cell for cell in graph.cells_with(node, ESTOP) if cell != where]
+    hint = f"cells do in {', '.join(cell or '/' for cell in others)}; say whose with --namespace" if others else NO_GRAPH
+    return VlaRosError(f"no safety node answers in domain {domain} (ROS_DOMAIN_ID){where and f', namespace {where}'}: {hint}")
 
 
-def call(node: Node, name: str) -> Any:
-    """Answer of /safety/estop or /safety/reset."""
-    from std_srvs.srv import Trigger
-
-    try:
-        return graph.call(node, Trigger, name, Trigger.Request())
-    except VlaRosError as error:
-        raise nobody() from error
-
-
-def listen(node: Node, on_state: Any) -> None:
+def listen(node: Node, on_state: Any, topic: str = TOPIC) -> None:
     """Subscribes to the safety state."""
     from vla_ros.msg import SafetyState
     from vla_ros.nodes import qos
 
-    node.create_subscription(SafetyState, TOPIC, on_state, qos.STATUS)
+    node.create_subscription(SafetyState, topic, on_state, qos.STATUS)
+
+
+class Stop:
+    """One cell's e-stop: the service, because it answers, and the state, because it is what counts."""
+
+    def __init__(self, node: Node, cell: str) -> None:
+        from std_srvs.srv import Trigger
+
+        self.cell, self.since = cell, time.monotonic()
+        self.state: Any = None
+        self._answer: Any = None
+        self._client, self._request = node.create_client(Trigger, f"{cell}/{ESTOP}"), Trigger.Request()
+        listen(node, self._on_state, f"{cell}/{TOPIC}")
+
+    def _on_state(self, message: Any) -> None:
+        self.state = message
+
+    @property
+    def latched(self) -> bool:
+        return self.state is not None and self.state.state == SafetyMode.LATCHED
+
+    def over(self) -> bool:
+        """Whether it is answered and latched, or has had its time; the first call that finds the service asks it."""
+        if self._answer is None and self._client.service_is_ready():
+            self._answer, self.since = self._client.call_async(self._request), time.monotonic()
+        waited = time.monotonic() - self.since
+        answered = self._answer is not None and self._answer.done()
+        return waited > graph.PATIENCE or (answered and (self.latched or waited > STOPPED))
+
+    def told(self) -> str:
+        where = f"{self.cell}: " if self.cell else ""
+        answer = self._answer.result().message if self._answer is not None and self._answer.done() else "no answer"
+        if self.latched:
+            option = f" --namespace {self.cell}" if self.cell else ""
+            result = f"LATCHED: {self.state.reason}; `vla-ros safety reset{option}` when the cause is cleared"
+        else:
+            found = SafetyMode(self.state.state).name if self.state else "no state"
+            result = f"NOT LATCHED within {STOPPED:g} s ({found} on {self.cell}/{TOPIC}): use the hardware e-stop"
+        return f"{where}e-stop: {answer}\n{where}{result}"
 
 
 def estop(node: Node) -> int:
-    """`safety estop`: the service, because it answers; 0 when the latch is seen."""
-    states: list[Any] = []
-    listen(node, states.append)
-    answer = call(node, "/safety/estop")
-    latched = graph.spin_until(node, lambda: bool(states) and states[-1].state == SafetyMode.LATCHED, STOPPED)
-    print(f"e-stop: {answer.message}")
-    if latched:
-        print(f"LATCHED: {states[-1].reason}; `vla-ros safety reset` when the cause is cleared")
-        return 0
-    found = SafetyMode(states[-1].state).name if states else "no state"
-    print(f"NOT LATCHED within {STOPPED:g} s ({found} on {TOPIC}): use the hardware e-stop")
-    return 1
+    """`safety estop`, of the node's namespace, or without one of every cell that is found; 0 when all latches are seen."""
+    where, stops, begun = node.get_namespace().rstrip("/"), dict[str, Stop](), time.monotonic()
+
+    def over() -> bool:
+        for cell in graph.cells_with(node, ESTOP):
+            if cell not in stops and where in ("", cell):
+                stops[cell] = Stop(node, cell)
+        waited = time.monotonic() - max((stop.since for stop in stops.values()), default=begun)
+        settled = waited > (graph.SETTLE if stops else graph.PATIENCE) or bool(where and stops)
+        return sum(not stop.over() for stop in stops.values()) == 0 and settled  # all() would not ask the ones behind
+
+    graph.spin_until(node, over)
+    if not stops:
+        raise nobody(node)
+    for stop in stops.values():
+        print(stop.told())
+    return 0 if all(stop.latched for stop in stops.values()) else 1
 
 
 def reset(node: Node, release: bool) -> int:
     """`safety reset`; 1 when refused."""
+    from std_srvs.srv import Trigger
+
     if release:
         publish_release(node)
-    answer = call(node, "/safety/reset")
+    try:
+        answer = graph.call(node, Trigger, "safety/reset", Trigger.Request())
+    except VlaRosError as error:
+        raise nobody(node) from error
     print(f"reset: {answer.message}" if answer.success else f"refused: {answer.message}")
     if not answer.success and "estop_topic" in answer.message:
         print("somebody holds /estop true: release it there; if that process is gone: `vla-ros safety reset --release`")
@@ -96,7 +139,7 @@ def publish_release(node: Node) -> None:
 
     publisher = node.create_publisher(Bool, ESTOP_TOPIC, 10)
     if not graph.spin_until(node, lambda: publisher.get_subscription_count() > 0, graph.PATIENCE):
-        raise nobody()
+        raise nobody(node)
     for _ in range(RELEASES):
         publisher.publish(Bool(data=False))
         graph.spin_until(node, lambda: False, 0.05)
@@ -111,7 +154,7 @@ def state(node: Node) -> int:
 
     listen(node, take)
     if not graph.spin_until(node, lambda: heard.message is not None, HEAR):
-        raise VlaRosError(WAITING) if NODE in graph.full_node_names(node) else nobody()
+        raise VlaRosError(WAITING) if graph.own(node, NODE) in graph.full_node_names(node) else nobody(node)
     graph.spin_until(node, lambda: heard.before is not None, 0.2)  # a second one tells the speeds; there may be none
     read_limits(node, heard)
     heard.velocity = speeds(heard.before, heard.message)
@@ -124,7 +167,7 @@ def state(node: Node) -> int:
 def read_limits(node: Node, heard: Heard) -> None:
     """The limits in force: safety_node's own parameters name the robot and the files."""
     try:
-        (_, robot), (_, files) = param.values_of(node, NODE, ["robot", "safety"])
+        (_, robot), (_, files) = param.values_of(node, graph.own(node, NODE), ["robot", "safety"])
         names = [name.strip() for name in (files or "").split(",") if name.strip()]
         heard.limits = Limits.load(RobotContract.load(robot), *names)
         heard.limits_text = " + ".join(names) or f"config/safety/{heard.limits.robot}.yaml"

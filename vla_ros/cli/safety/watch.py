@@ -100,7 +100,7 @@ class Watch:
         self._node, self._bool, self._trigger = node, Bool, Trigger
         live.listen(node, self._on_state)
         self._estop = node.create_publisher(Bool, live.ESTOP_TOPIC, 10)
-        self._reset = node.create_client(Trigger, "/safety/reset")
+        self._reset = node.create_client(Trigger, "safety/reset")
         self._asked = 0.0
         self._executor = SingleThreadedExecutor()
         self._speeds_at = 0.0
@@ -117,8 +117,8 @@ class Watch:
             VlaRosError: there is neither a state nor a safety_node.
         """
         heard = graph.spin_until(self._node, lambda: self.heard.message is not None, live.HEAR)
-        if not heard and live.NODE not in graph.full_node_names(self._node):
-            raise live.nobody()
+        if not heard and graph.own(self._node, live.NODE) not in graph.full_node_names(self._node):
+            raise live.nobody(self._node)
         live.read_limits(self._node, self.heard)
         self._executor.add_node(self._node)
         threading.Thread(target=self._spin, name="graph", daemon=True).start()
@@ -151,7 +151,7 @@ class Watch:
     def reset(self) -> None:
         """The key's thread; the answer comes in the graph's."""
         if not self._reset.service_is_ready():
-            self.note = "reset: /safety/reset is not there; is safety_node running? `vla-ros node list`"
+            self.note = f"reset: {self._reset.service_name} is not there; is safety_node running? `vla-ros node list`"
             return
         self.note, self._asked = "reset asked ...", time.monotonic()
         self._reset.call_async(self._trigger.Request()).add_done_callback(self._on_reset)
@@ -168,7 +168,8 @@ class Watch:
         silent = time.monotonic() - self.heard.at if known else 0.0
         if self.note == "reset asked ..." and time.monotonic() - self._asked > ANSWER:
             self.note = f"reset: no answer within {ANSWER:g} s"
-        title = f"safety, domain {os.environ.get('ROS_DOMAIN_ID', '0')}"
+        cell = self._node.get_namespace().rstrip("/")
+        title = f"safety{cell and f' of {cell}'}, domain {os.environ.get('ROS_DOMAIN_ID', '0')}"
         border = "red" if keys.holding or self.latched or silent > SILENT else "dim"
         waiting = Text(live.WAITING, style="yellow")
         body = Group(live.overview(self.heard), Text(), live.joints(self.heard)) if known else Group(waiting)

@@ -2,7 +2,7 @@
 practice in simulation.
 
 examples:
-  vla-ros train sft --robot panda --data runs/latest/episodes --policy runs/latest/policy --out runs/sft
+  vla-ros train sft --robot panda --data runs/latest/episodes --policy runs/latest/checkpoints/policy --out runs/sft
   vla-ros train sft --robot panda --data demos.npz --policy small --steps 4000 --out runs/small
   vla-ros train sft --robot panda --data runs/latest/episodes --policy HuggingFaceTB/SmolVLM-256M-Instruct --lora 16 \\
       --precision bf16 --batch 64 --accumulate 8 --out runs/smolvlm

@@ -23,11 +23,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vla_ros.cli.graph import add_namespace
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="excite|fit|check")
     excite = verbs.add_parser("excite", help="play and record motions that tell most, on a running cell")
-    excite.add_argument("--namespace", default="", help="of the cell, one of several on the network")
+    add_namespace(excite)
     excite.add_argument("--out", type=Path, default=Path("runs/excitation"), help="folder of the recordings (runs/excitation)")
     excite.add_argument("--count", type=int, default=4, help="motions, each another one (4)")
     excite.add_argument("--seconds", type=float, default=8.0, metavar="S", help="of a motion, after the approach (8)")
