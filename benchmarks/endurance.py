@@ -114,7 +114,13 @@ class Station:
         self._was = self._wanted
 
     def look(self) -> None:
-        """Whatever is due."""
+        """Whatever is due.
+
+        Raises:
+            KeyboardInterrupt: SIGTERM has ended the client.
+        """
+        if not self._cell.node.context.ok():
+            raise KeyboardInterrupt
         now = self.now
         self._operate(now)
         self._count(now)

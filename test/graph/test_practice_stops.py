@@ -86,6 +86,7 @@ class FakeCell(Node):
         self.fallen = ""  # what no script can put back
         self.version = PolicyVersion(number=1)
         self.trainer = 0  # process id
+        self.asked = Instruction()
         self.q = HOME
         self.state, self.faults = TrainingState(), list[str]()
         self.states: list[TrainingState] = []
@@ -145,6 +146,7 @@ class FakeCell(Node):
         return response
 
     def _on_instruction(self, message: Instruction) -> None:
+        self.asked = message
         self._episode, self._left = message.episode_id, FRAMES if message.text else 0
         if message.text:
             k = self.seen[self.version.number] = self.seen.get(self.version.number, -1) + 1
@@ -427,6 +429,24 @@ def test_an_operators_rollback_holds(cell: FakeCell) -> None:
     )
     assert result.message.startswith("plateau")
     assert any(cell.store.record(n).parent == 1 for n in cell.store.numbers() if n > newest)
+
+
+def test_the_way_home_is_taken_back_by_a_stop_and_by_a_cancel(cell: FakeCell) -> None:
+    """Else the arm would set out by itself when what had stopped it is gone."""
+    cell.pose(HOME + 0.5)
+    sent = cell.improve.send_goal_async(Improve.Goal(episodes=3, episodes_per_update=EVERY))
+    cell.until(lambda: cell.asked.mode == Instruction.HOME, "the way home", 120.0)
+    cell._safe(SafetyState.LATCHED)
+    cell.until(lambda: cell.asked.mode != Instruction.HOME, "the end of it")
+    cell.until(lambda: cell.state.phase == "stopped", "the wait for a person")
+    cell._safe(SafetyState.RUN)
+    cell.until(lambda: cell.asked.mode == Instruction.HOME, "the way home again")
+    sent.result().cancel_goal_async()
+    result = sent.result().get_result_async()
+    cell.until(result.done, "the cancel")
+    assert result.result().status == GoalStatus.STATUS_CANCELED
+    cell.until(lambda: cell.asked.mode != Instruction.HOME, "nothing that is asked for")
+    cell.pose(HOME)
 
 
 def test_a_learner_that_dies_ends_the_goal_and_the_running_version_stays(cell: FakeCell) -> None:

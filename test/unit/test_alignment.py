@@ -123,6 +123,14 @@ def test_late_frames_and_clock_jumps_are_counted() -> None:
     assert aligner.counters.clock_jumps == 1
 
 
+def test_joint_states_of_a_clock_that_was_ahead_are_forgotten() -> None:
+    aligner = Aligner(CONTRACT)
+    aligner.joints(joints(70.0))
+    aligner.joints(joints(10.0))
+    assert aligner.image("front", 10.0, frame()) is not None
+    assert aligner.counters.clock_jumps == 1
+
+
 def test_memory_is_bounded_and_nothing_is_made_up() -> None:
     aligner = Aligner(TWO)
     for k in range(1000):

@@ -195,3 +195,10 @@ def test_parts_that_are_thinner_are_no_fault(holding: Practised) -> None:
     """Nor grasps that fail: both leave less of a gap."""
     arena, health, _ = holding
     assert after((arena, health, 0.0)).sentence() == NOTHING
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10])
+def test_an_episode_that_is_over_at_once_says_nothing(rows: int) -> None:
+    q = np.tile(np.array(ALOHA.posture), (rows, 1))
+    found = examine({}, ALOHA.joints, q, q, ALOHA.limits.velocity, 1 / ALOHA.observation.rate, grippers=gripper_limits(ALOHA))
+    assert not found.joints

@@ -215,6 +215,13 @@ def test_leading_ends_with_silence_distance_or_the_persons_will() -> None:
     assert silent.sources.state == f"silent: {RIGHT}"
     assert silent.command() is None, "the person begins anew"
 
+    holding = begun()
+    while holding.command() is None:
+        pass
+    holding.now += 0.2
+    assert holding.sources.command(holding.now, POSTURE) is None
+    assert holding.command() is None, "also with grippers that are closed, because they hold something"
+
     away = begun()
     away.q[1] += 0.6
     assert away.command() is None

@@ -118,11 +118,15 @@ def examine(
     a, b, c = np.einsum("tni,tnj->nij", x, x), np.einsum("tni,tn->ni", x, error), (steady * error**2).sum(0)
     parts = [f"{GRIPPER}{name}" if name in grippers else name for name in joints]
     moved = {part: Equations(a[j], b[j], float(c[j])) for j, part in enumerate(parts)}
-    held: NDArray[np.bool_] = np.asarray(sliding_window_view(way == 0, math.ceil(HELD / period), axis=0).all(-1))
+    window = math.ceil(HELD / period)
+    held: NDArray[np.bool_] = np.zeros((0, len(joints)), bool)
+    if len(way) >= window:
+        held = np.asarray(sliding_window_view(way == 0, window, axis=0).all(-1))
+    end = len(commands) - len(held)
     for name, (lower, upper) in grippers.items():
         j = joints.index(name)
-        closed = held[:, j] & (commands[-len(held) :, j] <= lower + CLOSED * (upper - lower))
-        moved[f"{GRIPPER}{name}{CLOSED_AT}"] = _mean((positions - commands)[-len(held) :, j][closed])
+        closed = held[:, j] & (commands[end:, j] <= lower + CLOSED * (upper - lower))
+        moved[f"{GRIPPER}{name}{CLOSED_AT}"] = _mean((positions - commands)[end:, j][closed])
         moved[f"{GRIPPER}{name}{MOVED_AT}"] = _mean(stuck[:, j][steady[:, j] | stuck[:, j]])
     return Examined(grey, {part: e for part, e in moved.items() if e.a[0, 0]}, success, group, material)
 

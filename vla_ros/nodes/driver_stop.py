@@ -21,6 +21,7 @@ from vla_ros.nodes.interfaces import service_class
 from vla_ros.robots.stop import StopSpec
 
 FAULT = "driver_stop"
+GIVEN_UP = "reset given up: latched again"
 INACTIVE = "driver_inactive"  # reason of chunks that come before the driver is active again, and of a failed reset
 
 
@@ -92,11 +93,12 @@ class DriverStop:
 
     def tick(self, rest: bool) -> None:
         """Every control tick, and more often does no harm. `rest`: latched, and the arm stands still."""
-        if rest and self.stage is Stage.RESUMING and self._call is None:
-            self._todo = []  # latched again: nothing more is switched on
-            self._failed.append("reset given up: latched again")
-            self.stage = Stage.READY  # everything is stopped once more
-            self._settle()
+        if rest and self.stage is Stage.RESUMING:  # latched again: nothing more is switched on
+            if GIVEN_UP not in self._failed:
+                self._failed.append(GIVEN_UP)
+            self._todo = self._todo[:1] if self._call is not None else []  # what is under way is still answered
+            if not self._todo:
+                self._end()
         if self.stage is Stage.READY and rest and self._steps:
             self.stage, self._failed = Stage.STOPPING, []
             self._begin(self._steps)
@@ -168,7 +170,7 @@ class DriverStop:
 
     def _end(self) -> None:
         again = self.stage is Stage.RESUMING and not self._failed
-        self.stage = Stage.READY if again else Stage.STOPPED
+        self.stage = Stage.READY if again or GIVEN_UP in self._failed else Stage.STOPPED  # everything is stopped once more
         self._settle()
 
     def _settle(self) -> None:

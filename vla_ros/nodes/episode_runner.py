@@ -90,7 +90,9 @@ class EpisodeRunner:
         self.instruction = node.create_publisher(Instruction, "instruction", qos.STATUS)
         self.ack = node.create_publisher(Header, "trainer/ack", qos.STATUS)
         self.reset_cell = node.create_client(ResetCell, "cell/reset", callback_group=ReentrantCallbackGroup())
+        self._failure: VlaRosError | None = None  # of the recorder, in the running episode
         self._listen(extra_topics)
+        self.instruction.publish(Instruction())  # what a trainer that died had asked for is over
         self._acknowledge()
 
     def _listen(self, extra: list[str]) -> None:
@@ -125,16 +127,32 @@ class EpisodeRunner:
                 monitor = self._monitor
                 if topic == OBSERVATION:
                     self._newest = cdr
-                wanted = handle(monitor, deserialize_message(cdr, kind)) if handle else monitor is not None
-                if wanted and self._writer is not None:
-                    kept = self._writer.write(topic, full_name, cdr, self.node.get_clock().now().nanoseconds)
-                    if not kept:
-                        self.node.get_logger().error(f"{topic}: the disk is too slow, not recorded", throttle_duration_sec=2.0)
+                try:
+                    wanted = handle(monitor, deserialize_message(cdr, kind)) if handle else monitor is not None
+                except VlaRosError as error:  # the nodes that answer it say so, too
+                    self.node.get_logger().error(f"{topic}: {error}; not recorded", throttle_duration_sec=2.0)
+                    wanted = False
+                if wanted:
+                    self._record(topic, full_name, cdr)
                 self._changed.notify_all()
             if paces:
                 self._acknowledge()
 
         return callback
+
+    def _record(self, topic: str, kind: str, cdr: bytes) -> None:
+        """A recorder that fails ends the episode, not the node: the arm would go on acting without it."""
+        if self._writer is None or self._failure:
+            return
+        try:
+            kept = self._writer.write(topic, kind, cdr, self.node.get_clock().now().nanoseconds)
+        except VlaRosError as error:
+            self._failure = error
+            if self._monitor is not None:
+                self._monitor.cancel()
+            return
+        if not kept:
+            self.node.get_logger().error(f"{topic}: the disk is too slow, not recorded", throttle_duration_sec=2.0)
 
     def _on_observation(self, monitor: EpisodeMonitor | None, message: Observation) -> bool:
         self._stamp = convert.seconds(message.header.stamp)
@@ -231,21 +249,18 @@ class EpisodeRunner:
 
     def prepare(self, request: EpisodeRequest, cancelled: Callable[[], bool]) -> EpisodeRequest:
         """Home the arm through the safety filter and lay out the scene; returns the request with what it left open."""
-        if self.latched:
-            what = "safety is latched: clear the cause, then call /safety/reset"
-            self._ask("stopped", what, lambda: not self.latched, cancelled)
+        self._released(cancelled)
         for topic, name in PARTNERS.items():
             if topic == "progress" and not self.judged:
                 continue
             if not self.wait(lambda topic=topic: self.node.count_publishers(topic) > 0, PATIENCE, cancelled, time.monotonic):  # type: ignore[misc]
                 full = self.node.resolve_topic_name(topic)
                 raise VlaRosError(f"nobody publishes {full} after {PATIENCE:g} s; is {name} running?")
-        self.instruction.publish(Instruction(mode=Instruction.HOME))
-        if not self.wait(self._at_home, 20.0, cancelled):
-            raise VlaRosError("the arm did not reach home within 20 s; /safety/state tells what stops it")
-        self.instruction.publish(Instruction())
+        while not self._home_arm(cancelled):
+            self._released(cancelled)
         if self.reset_by == "operator":
             self._ask_reset("reset the scene", cancelled)
+            self._released(cancelled)  # who enters the cell stops it first
             return replace(request, time_limit=request.time_limit or self.contract.time_limit)
         self.hold(True)
         try:
@@ -259,6 +274,24 @@ class EpisodeRunner:
             raise
         limit = request.time_limit or float(answer.time_limit) or self.contract.time_limit
         return replace(request, instruction=request.instruction or str(answer.instruction), time_limit=limit)
+
+    def _released(self, cancelled: Callable[[], bool]) -> None:
+        """Waits for the reset of a latched safety filter."""
+        if self.latched:
+            what = "safety is latched: clear the cause, then call /safety/reset"
+            self._ask("stopped", what, lambda: not self.latched, cancelled)
+
+    def _home_arm(self, cancelled: Callable[[], bool]) -> bool:
+        """False where the safety filter latched on the way. However it ends, nothing asks for the motion any more: else the arm
+        would set out by itself as soon as what had stopped it is gone."""
+        self.instruction.publish(Instruction(mode=Instruction.HOME))
+        try:
+            if not self.wait(lambda: self.latched or self._at_home(), 20.0, cancelled):
+                raise VlaRosError("the arm did not reach home within 20 s; /safety/state tells what stops it")
+        finally:
+            if self.node.context.ok():
+                self.instruction.publish(Instruction())
+        return not self.latched
 
     def _ask_reset(self, what: str, cancelled: Callable[[], bool]) -> None:
         self.operator_ready.clear()
@@ -314,7 +347,7 @@ class EpisodeRunner:
         patience = None if qos.simulated(self.node) else 0.0
         with EpisodeWriter(path, metadata, patience=patience) as writer:
             with self._changed:
-                self._monitor, self._writer = monitor, writer
+                self._monitor, self._writer, self._failure = monitor, writer, None
                 monitor.observe(self._stamp)
                 writer.write(OBSERVATION, "vla_ros/msg/Observation", self._newest, self.node.get_clock().now().nanoseconds)
                 self._hold = False  # from here on, time passes frame by frame as policy and judge answer
@@ -337,6 +370,8 @@ class EpisodeRunner:
                 if self.node.context.ok():
                     self.instruction.publish(Instruction())
                     self._acknowledge()
+            if self._failure:
+                raise self._failure
             outcome = {SUCCESS: "success", TIME_LIMIT: "failure"}.get(monitor.reason, "aborted") if self.judged else "aborted"
             limited = self.limited_ticks - limited
             writer.annotate(

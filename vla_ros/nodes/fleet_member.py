@@ -9,6 +9,7 @@ import functools
 import json
 import threading
 import time
+import traceback
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -151,9 +152,12 @@ class Member:
             except VlaRosError as error:
                 self._failed(str(error))
                 time.sleep(RETRY)
-            except Exception:
-                if trainer.context.ok():  # else it was shut down in the middle of something
-                    raise
+            except Exception as error:  # noqa: BLE001 (whatever it is, a thread that ends would be silent)
+                if not trainer.context.ok():  # it was shut down in the middle of something
+                    return
+                trainer.get_logger().error(traceback.format_exc())
+                self._failed(f"{type(error).__name__}: {error}")  # the lead hears of it
+                time.sleep(RETRY)
 
     def _due(self) -> Callable[[], None] | None:
         """What comes next for this cell."""

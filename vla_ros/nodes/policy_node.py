@@ -43,6 +43,8 @@ from vla_ros.robots.shapes import check_model
 from vla_ros.srv import ActivatePolicy
 from vla_ros.types import ActionChunk, Image, Observation
 
+Loaded = tuple[PolicyVersionMsg, dict[str, Tensor]]  # a version, and its checked weights
+
 
 class PolicyNode(Node):
     def __init__(self) -> None:
@@ -52,7 +54,7 @@ class PolicyNode(Node):
         mapping = self.declare_parameter("mapping", "").value
         store = self.declare_parameter("store", "").value
         engine = self.declare_parameter("engine", "eager").value
-        self.temperature = self.declare_parameter("temperature", 1.0)
+        self.declare_parameter("temperature", 1.0)
         torch.set_num_threads(1)  # two threads on two busy cores are 3-100 times slower
 
         self.contract = RobotContract.load(robot)
@@ -69,7 +71,10 @@ class PolicyNode(Node):
         stage = "none" if source == foreign.NOBODY else "foreign" if foreign.is_foreign(source) else "sft"
         self.version = PolicyVersionMsg(number=1, stage=stage, path=source)
         self.instruction = Instruction()
-        self._pending: tuple[PolicyVersionMsg, dict[str, Tensor]] | None = None
+        self._said = ""  # the last instruction's text: new weights come between two episodes, and are tried on something
+        self._wanted = 1  # version that was asked for last; one that was loaded later than that does not come
+        self._loading = threading.Lock()  # of the two
+        self._pending: Loaded | None = None
         self._probe: Observation | None = None  # last observation, on which a new version must behave
         self._homing_until = 0.0
         self._decode = 0.0  # s that the last message took to become an observation
@@ -83,7 +88,7 @@ class PolicyNode(Node):
         self.create_subscription(PolicyVersionMsg, "policy/version", self._on_version, qos.STATUS)
         self.create_service(ActivatePolicy, "policy/activate", self._on_activate)
         if self.store and (resumed := self.store.active() or self.store.latest()):
-            self._load(resumed.number, resumed.sha256)
+            self._want(resumed.number, self._load(resumed.number, resumed.sha256))
             self._swap()
         self.active.publish(self.version)
         self.get_logger().info(f"policy of {Path(source).name} ready, version {self.version.number}, engine {engine}")
@@ -115,7 +120,7 @@ class PolicyNode(Node):
         return self.policy
 
     def _on_instruction(self, message: Instruction) -> None:
-        self.instruction = message
+        self.instruction, self._said = message, message.text or self._said
         self._homing_until = 0.0
         self.running.reset()
         self.policy.seed(message.seed)
@@ -168,7 +173,7 @@ class PolicyNode(Node):
         q = positions_of(self.contract, observation.joints)
         person = self.teleop.action(q)  # before inference, during which nobody is heard
         images, state = self._seen(observation)
-        temperature = self.instruction.temperature or self.temperature.value
+        temperature = self.instruction.temperature or self.get_parameter("temperature").value
         decision = self.policy.infer(
             images, self.instruction.text, state, self.instruction.greedy, temperature, self.running.rows(observation.stamp)
         )
@@ -212,7 +217,12 @@ class PolicyNode(Node):
             raise VlaRosError("the decoded chunk is not finite and was not sent")
         self.chunks.publish(convert.chunk_message(chunk, latency, self.contract.robot))
 
+    def _want(self, number: int, loaded: Loaded | None = None) -> None:
+        with self._loading:
+            self._wanted, self._pending = number, loaded
+
     def _on_version(self, message: PolicyVersionMsg) -> None:
+        self._want(message.number)
         if message.number != self.version.number:
             told = {"probation": message.probation, "trial": message.trial}
             threading.Thread(target=self._try_load, args=(message.number, message.sha256), kwargs=told, daemon=True).start()
@@ -224,7 +234,10 @@ class PolicyNode(Node):
         try:
             if self.store and self.remote and number not in self.store.numbers():  # the trainer's is on another machine
                 self.remote.fetch(number, digest)
-            self._load(number, digest, **told)
+            loaded = self._load(number, digest, **told)
+            with self._loading:
+                if number == self._wanted:
+                    self._pending = loaded
         except VlaRosError as error:
             self._refused(VlaRosError(f"version {number} refused, version {self.version.number} stays: {error}"))
 
@@ -232,7 +245,7 @@ class PolicyNode(Node):
         self.diagnostics.error(str(error))
         self.get_logger().error(str(error))
 
-    def _load(self, number: int, digest: str = "", **told: bool) -> None:
+    def _load(self, number: int, digest: str = "", **told: bool) -> Loaded:
         """
         Args:
             told: fields of its message that are not in the store.
@@ -243,13 +256,11 @@ class PolicyNode(Node):
         record = self.store.record(number)
         weights = self.store.load(number, digest)
         adapter.check(own.model, weights, record.path)
-        self._pending = (
-            PolicyVersionMsg(
-                number=record.number, parent=record.parent, sha256=record.sha256, stage=record.stage,
-                path=record.path, metrics=json.dumps(record.metrics), **told,
-            ),
-            weights,
+        version = PolicyVersionMsg(
+            number=record.number, parent=record.parent, sha256=record.sha256, stage=record.stage,
+            path=record.path, metrics=json.dumps(record.metrics), **told,
         )  # fmt: skip
+        return version, weights
 
     def _swap(self) -> None:
         """Between two inferences: change over, prove the new weights on the last observation, go back if they fail.
@@ -257,17 +268,19 @@ class PolicyNode(Node):
         Raises:
             VlaRosError: the new weights compute nonsense; the old ones are back.
         """
-        if self._pending is None:
+        with self._loading:
+            pending, self._pending = self._pending, None
+        if pending is None:
             return
         start, own = time.perf_counter(), self._own()
-        (version, weights), self._pending = self._pending, None
+        version, weights = pending
         previous = {name: tensor.detach().clone() for name, tensor in adapter.state(own.model).items()}
         own.engine.swap(weights)
         pause = time.perf_counter() - start
-        if self._probe is not None and self.instruction.text:
+        if self._probe is not None and (text := self.instruction.text or self._said):
             try:
                 images, state = self._seen(self._probe)
-                own.infer(images, self.instruction.text, state, greedy=True)
+                own.infer(images, text, state, greedy=True)
             except VlaRosError as error:
                 own.engine.swap(previous)
                 running = self.version.number
@@ -296,7 +309,7 @@ class PolicyNode(Node):
         try:
             if request.rollback and not number:
                 raise VlaRosError(f"version {self.version.number} has no parent to go back to")
-            self._load(number, chosen=True)
+            self._want(number, self._load(number, chosen=True))
             self._swap()
         except VlaRosError as error:
             response.message = str(error)

@@ -140,7 +140,8 @@ class TrainerNode(Node):
 
     def _on_quality(self, message: Float32) -> None:
         if math.isfinite(message.data):
-            self._quality.append(message.data)
+            if self.busy.locked():  # else it is of no episode
+                self._quality.append(message.data)
         else:
             self.diagnostics.error(f"quality measure: found {message.data}, expected a finite number; left out")
 
@@ -251,7 +252,7 @@ class TrainerNode(Node):
         """Algorithm 1 of the paper: whole batches of whole episodes, N updates, swap, next batch; until a rule stops it."""
         goal, batch = handle.request, list[Episode]()
         canary, watch, recent = self.versions.canary, Stopping(self.stopping), deque[Episode](maxlen=self.stopping.window)
-        self._detected, self._audits = {}, deque()
+        self._detected, self._audits, self._quality = {}, deque(), []
         self.report(stop_rule="", rollbacks=0, best_version=0)
         stopped = lambda: handle.is_cancel_requested  # noqa: E731
         # What the learner has not read yet: people also take over in tasks, and did in practice before.
@@ -263,7 +264,8 @@ class TrainerNode(Node):
             message = told or canary.sentence
             self.report(phase="collecting", episodes=result.episodes, episodes_goal=goal.episodes, message=message)
             e = self.next_episode(EpisodeRequest(seed=goal.seed + result.episodes, split="train", task=goal.task), stopped)
-            if not e.corrected_steps and (e.outcome != "aborted" or e.termination_reason == LATCHED):
+            says = e.outcome != "aborted" or e.termination_reason == LATCHED
+            if says and e.policy_version and not e.corrected_steps:  # version 0: it ended before the policy did anything
                 self._detected[e.id] = e.outcome == "success"  # before anybody hears of it: a label may come at once
             self.episodes.publish(e)
             if e.termination_reason == "cancelled":
@@ -391,7 +393,8 @@ class TrainerNode(Node):
             **{name: answer.get(name, math.nan) for name in ("loss", "entropy", "mean_return")},
         )  # fmt: skip
         self._hold(False)
-        self.versions.publish(int(answer["version"]))
+        if not self.versions.chosen:  # what an operator has chosen meanwhile stays; the new version lies in the store
+            self.versions.publish(int(answer["version"]))
 
     # -- services -------------------------------------------------------------------------------------------------
 

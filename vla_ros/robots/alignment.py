@@ -26,7 +26,7 @@ class AlignmentCounters:
     skipped: int = 0  # faster than the contract's observation rate
     dropped: int = 0  # no partner within max_skew
     stale: int = 0  # came behind an observation that was already emitted
-    clock_jumps: int = 0
+    clock_jumps: int = 0  # a clock was set back
 
 
 class Aligner:
@@ -89,6 +89,9 @@ class Aligner:
         if not (np.isfinite(state.position).all() and np.isfinite(state.velocity).all()):
             raise VlaRosError("joint state: found a value that is not finite; it is not used")
         self._check_clock(state.stamp)
+        if self._states and state.stamp < self._states[-1].stamp - JUMP:  # those before came from a clock that was ahead
+            self._states.clear()
+            self.counters.clock_jumps += 1
         if self._states and state.stamp <= self._states[-1].stamp:
             return None
         self._states.append(state)

@@ -152,7 +152,7 @@ class JointSources:
         """
         old = [t for t in self.topics if t not in self._heard or now - self._heard[t][0] > self._timeout]
         if old or measured is None:
-            self.leads = False
+            self.leads, self._opened = False, False
             self.state = f"silent: {', '.join(old)}" if old else f"silent: {self.contract.control.state_topic}"
             return None
         raw = {joint: value for _, values in self._heard.values() for joint, value in values.items()}
