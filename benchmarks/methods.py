@@ -167,7 +167,7 @@ def metaworld_stage1(shared: Path, seed: int) -> Stage1:
             folder.mkdir(parents=True, exist_ok=True)
             sft.calibration_of(model, held_out.inputs(prompt), held_out, **place("metaworld").calibration).save(folder)
         checkpoint.save(folder, model, prompt, {"stage": "sft", "seed": seed})
-    return replace(out, expert=by_task(place("metaworld"), shown["policy"]))
+    return replace(out, expert=by_task(place("metaworld"), shown["policy"], SETUPS["metaworld"].practised))
 
 
 STAGE1 = {"tabletop": tabletop_stage1, "metaworld": metaworld_stage1}

@@ -18,6 +18,7 @@ from vla_ros.policy import adapter, engines
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.heads import Bins, Drawn, Gaussian, Laplace, TokenLearner, Units, action_head
 from vla_ros.policy.policy import VlaPolicy
+from vla_ros.policy.prompt import WordPrompt
 
 CHUNK, DIM, PREFIX = 6, 3, 3
 TORCH = {"gaussian": torch.distributions.Normal, "laplace": torch.distributions.Laplace}
@@ -215,3 +216,20 @@ def test_rows_beyond_the_end_do_not_count() -> None:
     assert counted.shape == (8, CHUNK)
     assert counted.sum(1).tolist() == [6, 6, 5, 4, 3, 2, 1, 0]
     assert Gaussian.outputs == Laplace.outputs == 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_none(temperature: float) -> None:
+    logits = np.zeros((1, 2, 5), np.float32)
+    with pytest.raises(VlaRosError, match="temperature is .*, expected a finite number above 0"):
+        checkpoint.draw(Bins(5), logits, False, temperature, random())
+
+
+def test_words_of_instructions_with_punctuation() -> None:
+    texts = ["put the block in the bowl.", "Pick-place the cube"]
+    prompt = WordPrompt.reading(texts)
+    ids, mask = prompt(texts)
+    assert mask.sum(1).tolist() == [7, 5]
+    assert (ids != prompt.tokenizer.unk_token_id).all()
+    with pytest.raises(VlaRosError, match=r"does not know \['bag'\]"):
+        prompt(["put the block in the bag."])

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import yaml
 
 from vla_ros.cli.__main__ import main
 from vla_ros.cli.train.place import Place, by_task
+from vla_ros.errors import VlaRosError
 from vla_ros.learning.expert import STAYS
-from vla_ros.learning.stage1 import load_demonstrations
+from vla_ros.learning.stage1 import load_demonstrations, save_demonstrations
 from vla_ros.policy.policy import load
 from vla_ros.policy.store import WeightStore
 
@@ -214,9 +216,52 @@ def test_every_method_practises_in_it(line: Path, tmp_path: Path, name: str) -> 
     assert load(out / "policy", "line")[0].config.robot == "line"
 
 
+def test_demonstrations_of_two_tasks_with_the_same_words(line: Path) -> None:
+    data = load_demonstrations(line.parent / "policy" / "demonstrations.npz")
+    place = Place.of(argparse.Namespace(env=str(line), robot=None))
+    twice = replace(place, tasks={**place.tasks, "go-right-again": place.tasks["go-right"]})
+    assert set(by_task(twice, data, ["go-right-again"])) == {"go-right-again", "go-left"}
+    with pytest.raises(VlaRosError, match="'go right' is of several tasks: go-right, go-right-again; choose with --tasks"):
+        by_task(twice, data)
+
+
+def test_a_judge_with_other_words_is_refused(line: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, data = tmp_path / "other", str(line.parent / "policy" / "demonstrations.npz")
+    few = ["--steps", "2", "--batch", "4", "--evaluate-every", "2", "--held-out", "0.25", "--policy", "small", "--judge"]
+    words = load_demonstrations(Path(data))
+    save_demonstrations(tmp_path / "few.npz", replace(words, instructions=("do go right", "do go left")))
+    assert main(["train", "sft", "--env", str(line), "--data", str(tmp_path / "few.npz"), "--out", str(other), *few]) == 0
+    asked = ["train", "improve", "--env", str(line), "--policy", str(line.parent / "policy"), "--out", str(tmp_path / "out")]
+    assert main([*asked, "--judge", str(other)]) == 2
+    assert "its words are not those of --policy" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_torn_log_and_a_run_that_a_rule_has_ended(line: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, folder = tmp_path / "ppo", line.parent
+    (tmp_path / "small.yaml").write_text(METHODS["ppo"] + "stopping: {window: 1, patience: 1}\n")
+    asked = ["train", "ppo", "--env", str(line), "--policy", str(folder / "policy"), "--out", str(out), "--per-update", "4"]
+    asked += ["--side-by-side", "1", "--tasks", "go-left", "--config", str(tmp_path / "small.yaml"), "--episodes"]
+    assert main([*asked, "40"]) == 0
+    log = (out / "log.jsonl").read_text()
+    assert len(log.splitlines()) < 10, "a plateau of one episode after another"
+    kept = WeightStore(out / "versions").active()
+    (out / "log.jsonl").write_text(log + '{"version": 9')
+    capsys.readouterr()
+    assert main([*asked, "80"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the last line is torn and left out" in told
+    assert "plateau had ended it" in told
+    assert (out / "log.jsonl").read_text() == log
+    again = WeightStore(out / "versions").active()
+    assert kept
+    assert again
+    assert again.number == kept.number
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--per-update", "0"], "--per-update: found 0, expected at least 1"),
         (["--tasks", "go-up"], "--tasks: found 'go-up', expected some of go-right, go-left"),
         (["--split", "held_out"], "--split is about the tabletop's cells"),
         (["--env", "nowhere"], "benchmark nowhere: "),

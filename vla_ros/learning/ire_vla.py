@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from vla_ros.errors import VlaRosError
 from vla_ros.learning.absorb import Samples, absorb
 from vla_ros.learning.cells import Cells, flat
 from vla_ros.learning.data import Demonstrations, together
@@ -43,6 +44,17 @@ class IreConfig:
     learning_rate: float = 3e-4
     label_sigma: float = 1.0  # bins
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            VlaRosError: a value that cannot be.
+        """
+        for name in ("batches", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise VlaRosError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 < self.expert_share < 1:
+            raise VlaRosError(f"expert_share is {self.expert_share}, expected more than 0 and less than 1")
 
 
 class IreVla:

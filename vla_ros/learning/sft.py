@@ -175,11 +175,12 @@ def evaluate(model: Model, inputs: Inputs, data: Demonstrations) -> dict[str, fl
     rank correlation of d with the true steps-to-go."""
     model.eval()
     wrong, expected = [], []
-    actions, counted = model.units.to_network(torch.from_numpy(data.actions)), rows_that_count(data)
+    device, counted = model.units.action.device, rows_that_count(data)
+    actions = model.units.to_network(torch.from_numpy(data.actions).to(device))
     for index in torch.arange(len(data.steps_to_go)).split(256):
-        out = model(*inputs[index])
-        wrong.append(model.head.error(out["action"], actions[index])[counted[index]])
-        expected.append(steps_to_go_moments(out["steps_to_go"])[0])
+        out = model(*(part.to(device) for part in inputs[index]))
+        wrong.append(model.head.error(out["action"], actions[index]).cpu()[counted[index]])
+        expected.append(steps_to_go_moments(out["steps_to_go"])[0].cpu())
     off, found = torch.cat(wrong), torch.cat(expected)
     true = data.steps_to_go.clip(max=model.config.steps_to_go_bins - 1)
     return {
@@ -195,5 +196,6 @@ def calibration_of(
     model: Model, inputs: Inputs, data: Demonstrations, margin: int = MARGIN, debounce: int = DEBOUNCE
 ) -> Calibration:
     """Detector's levels, and the evidence for them, from held-out episodes."""
-    parts = [model(*inputs[index])["steps_to_go"].softmax(-1) for index in torch.arange(len(data.steps_to_go)).split(256)]
+    device, every = model.units.action.device, torch.arange(len(data.steps_to_go)).split(256)
+    parts = [model(*(part.to(device) for part in inputs[index]))["steps_to_go"].softmax(-1).cpu() for index in every]
     return calibrate(torch.cat(parts).numpy(), data.steps_to_go, data.episode, margin=margin, debounce=debounce)

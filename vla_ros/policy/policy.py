@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -216,8 +217,10 @@ def draw(
 ) -> Drawn:
     """
     Raises:
-        VlaRosError: the network's numbers are not finite.
+        VlaRosError: the network's numbers are not finite, or the temperature is none to sample at.
     """
+    if not 0 < temperature < math.inf:
+        raise VlaRosError(f"temperature is {temperature}, expected a finite number above 0")
     if not np.isfinite(out).all():
         raise VlaRosError("the policy's action logits are not finite; the running weights are broken, roll back")
     return head.draw(out, greedy, temperature, random)

@@ -28,6 +28,14 @@ class Prompt(Protocol):
         """
 
 
+WORDS = pre_tokenizers.Whitespace()
+
+
+def words(text: str) -> list[str]:
+    """As the closed vocabulary splits an instruction."""
+    return [word for word, _ in WORDS.pre_tokenize_str(text.lower())]
+
+
 class WordPrompt:
     """The closed vocabulary of the small model: one id a word."""
 
@@ -35,12 +43,17 @@ class WordPrompt:
         self.tokenizer = tokenizer
 
     @classmethod
+    def reading(cls, texts: Sequence[str]) -> WordPrompt:
+        """That knows the words of these instructions; a punctuation mark is one."""
+        return cls.of(sorted({word for text in texts for word in words(text)}))
+
+    @classmethod
     def of(cls, vocabulary: Sequence[str]) -> WordPrompt:
         """Lower-case words; id 0 pads, id 1 is the unknown word."""
         words = ["<pad>", "<unk>", *vocabulary]
         core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
         core.normalizer = normalizers.Lowercase()
-        core.pre_tokenizer = pre_tokenizers.Whitespace()
+        core.pre_tokenizer = WORDS
         return cls(PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>"))
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -57,8 +70,6 @@ class WordPrompt:
         if (ids == tokenizer.unk_token_id).any():
             row = int((ids == tokenizer.unk_token_id).any(1).nonzero()[0, 0])
             known = tokenizer.get_vocab()
-            unknown = [w for w in texts[row].lower().split() if w not in known]
+            unknown = [word for word in words(texts[row]) if word not in known]
             raise VlaRosError(f"instruction {texts[row]!r}: the policy does not know {unknown}; it knows {sorted(known)[2:]}")
         return ids, mask
-
-

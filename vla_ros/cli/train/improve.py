@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vla_ros.cli.train.practice_run import Run, console, settings, side_by_side
+from vla_ros.cli.train.practice_run import Run, console, judge_of, settings, side_by_side
 from vla_ros.errors import VlaRosError
 from vla_ros.learning.learner import load_config
 from vla_ros.learning.practice import SimulatedPractice
@@ -32,9 +32,8 @@ def run(args: argparse.Namespace) -> int:
         raise VlaRosError(f"--workers: found {args.workers}, expected at least 0")
     with settings(args, here=not args.workers) as (place, config, envs):
         model, prompt = checkpoint.load(args.policy, place.name)
-        judge, calibration = checkpoint.load(args.judge, place.name)[0], Calibration.load(args.judge)
         place.check_model(model.config, args.policy)
-        place.check_model(judge.config, args.judge, acts=False)
+        judge, calibration = judge_of(args, place, prompt)
         improve, stopping = load_config(args.config)
         torch.manual_seed(improve.seed)
         device.put(adapter.add(model), args.device)

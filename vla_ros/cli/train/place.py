@@ -74,10 +74,22 @@ class Place:
         bins = {"bins": self.bins} if self.benchmark and config.head == "bins" else {}
         check_shapes(self.shapes | bins, config, folder, self.path, acts)
 
-    def task_of(self, instruction: str) -> str:
-        """The task that an instruction is of; empty: of none."""
-        found = {start: task for task, starts in self.tasks.items() for start in starts if instruction.startswith(start)}
-        return found[max(found, key=len)] if found else ""
+    def task_of(self, instruction: str, practised: Sequence[str] = ()) -> str:
+        """The task that an instruction is of; of several with the same words the one that is practised. Empty: of none.
+
+        Raises:
+            VlaRosError: it is of several.
+        """
+        said = {
+            task: max((s for s in starts if instruction.startswith(s)), key=len, default="")
+            for task, starts in self.tasks.items()
+        }
+        longest = max(map(len, said.values()))
+        found = [task for task, start in said.items() if start and len(start) == longest]
+        found = [task for task in found if task in practised] or found
+        if len(found) > 1:
+            raise VlaRosError(f"instruction {instruction!r} is of several tasks: {', '.join(found)}; choose with --tasks")
+        return found[0] if found else ""
 
     def chosen(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
         """These of its tasks; all without any. Raises VlaRosError: one that it has not."""
@@ -100,14 +112,14 @@ class Place:
                 env.close()
 
 
-def by_task(place: Place, data: Demonstrations) -> dict[str, Demonstrations]:
+def by_task(place: Place, data: Demonstrations, practised: Sequence[str] = ()) -> dict[str, Demonstrations]:
     """The successful episodes by task, which the instruction tells; each until its success, what an expert showed after it is
     for judges.
 
     Raises:
-        VlaRosError: none is successful, or an instruction is of no task.
+        VlaRosError: none is successful, or an instruction is of no task, or of several and not one of them is `practised`.
     """
-    tasks = [place.task_of(text) for text in data.instructions]
+    tasks = [place.task_of(text, practised) for text in data.instructions]
     if "" in tasks:
         found, starts = data.instructions[tasks.index("")], sorted(start for starts in place.tasks.values() for start in starts)
         raise VlaRosError(f"--expert-data: instruction {found!r} is of no task, expected it to begin with one of {starts}")

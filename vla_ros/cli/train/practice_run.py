@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vla_ros.cli.train.log import LOG, tensorboard
 from vla_ros.cli.train.place import Place
 from vla_ros.errors import VlaRosError
+from vla_ros.files import replace
 from vla_ros.learning.practice import PracticeConfig, Scenes, rates
 from vla_ros.learning.rollout import Environment, SimulatedEpisode
 from vla_ros.learning.stopping import Stop, StopConfig, Stopping
@@ -26,6 +27,7 @@ from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.policy import Model
 from vla_ros.policy.prompt import Prompt
 from vla_ros.policy.store import WeightStore
+from vla_ros.progress.calibration import Calibration
 from vla_ros.sim.benchmark_env import SPLIT
 
 POLICY, VERSIONS = "policy", "versions"
@@ -65,9 +67,27 @@ def settings(args: argparse.Namespace, here: bool = True) -> Iterator[tuple[Plac
     for option, given in (("--twin", args.twin), ("--split", args.split != SPLIT), ("--workers", getattr(args, "workers", 0))):
         if args.env and given:
             raise VlaRosError(f"{option} is about the tabletop's cells; --env {args.env} has none")
+    if args.per_update < 1:
+        raise VlaRosError(f"--per-update: found {args.per_update}, expected at least 1")
     config = PracticeConfig(per_update=args.per_update, tasks=place.chosen(args.tasks), seed=args.seed, split=args.split)
     with place.cells(side_by_side(args) if here else 0, args.twin) as cells:
         yield place, config, cells
+
+
+def judge_of(args: argparse.Namespace, place: Place, prompt: Prompt) -> tuple[Model, Calibration]:
+    """The frozen judge of `--judge`. In simulated cells it reads the policy's word ids.
+
+    Raises:
+        VlaRosError: it sees otherwise than this place shows, or its words have other ids than the policy's.
+    """
+    judge, own = checkpoint.load(args.judge, place.name)
+    place.check_model(judge.config, args.judge, acts=False)
+    if type(own) is not type(prompt) or own.tokenizer.get_vocab() != prompt.tokenizer.get_vocab():
+        raise VlaRosError(
+            f"--judge {args.judge}: its words are not those of --policy {args.policy}; train both from one checkpoint of "
+            "`vla-ros train ground`, or on the same instructions"
+        )
+    return judge, Calibration.load(args.judge)
 
 
 def side_by_side(args: argparse.Namespace) -> int:
@@ -89,6 +109,7 @@ class Run:
         self.model, self.cells, self.practice = model, cells, practice
         self.store = WeightStore(self.out / VERSIONS)
         self.stopping = Stopping(stopping)
+        self.taught = checkpoint.taught(args.policy)
         self.audit: float = args.audit if args.judge else 0.0  # without a judge, the truth itself decides
         self.best: int | None = None  # of the rule that ended practice
         self.points: list[dict[str, Any]] = []
@@ -102,13 +123,19 @@ class Run:
             return self.store.write(adapter.state(self.model), 0, "sft", {}).number
         log = self.out / LOG
         if log.is_file():
-            self.points = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+            self.points = _points(log)
+        stop: Stop | None = None
         for point in self.points:
+            stop = None
             for episode in point["practised"]:
-                self.stopping.episode(**episode)
+                rung = self.stopping.episode(**episode)
+                stop = stop if stop and stop.ends else rung or stop
                 self.cells.curriculum.record(episode["group"], episode["success"])
         self.cells.skip(sum(len(point["practised"]) for point in self.points))
         self._take(running.number)
+        if stop and stop.ends:
+            self.best = stop.best
+            console.print(f"{stop.rule} had ended it: {stop.sentence}; another --out, with --policy {self.out / POLICY}, goes on")
         self.practice.resume(self.points)
         console.print(f"going on from version {running.number} of {self.out}, after {self.cells.episodes} episodes")
         return running.number
@@ -124,7 +151,7 @@ class Run:
         bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*bar, TextColumn("{task.fields[told]}"), console=console) as progress:
             task = progress.add_task("practice", total=episodes, completed=self.cells.episodes, told="")
-            ended = False
+            ended = self.best is not None
             while (self.cells.episodes < episodes or self.practice.due) and not ended:
                 told, lines, ended = self.iterate()
                 progress.update(task, completed=self.cells.episodes, told=told)
@@ -174,5 +201,25 @@ class Run:
         self._take(number)
         self.store.activate(number)
         record = {"stage": self.store.record(number).stage, "version": number, "episodes": self.cells.episodes}
+        record["instructions"] = self.taught
         checkpoint.save(self.out / POLICY, self.model, self.practice.prompt, record, adapter.merged(self.model))
         return number
+
+
+def _points(log: Path) -> list[dict[str, Any]]:
+    """Of a run's log. A last line that is torn, as a full disk leaves it, is left out: its batch is practised anew.
+
+    Raises:
+        VlaRosError: another line is no point.
+    """
+    whole, _, torn = log.read_text(encoding="utf-8").rpartition("\n")
+    if torn:
+        console.print(f"{log}: the last line is torn and left out")
+        replace(log, f"{whole}\n" if whole else "")
+    points = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            points.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise VlaRosError(f"{log}: line {number}: found {line[:40]!r}, expected JSON: {error}") from error
+    return points

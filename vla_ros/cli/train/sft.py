@@ -163,6 +163,8 @@ def _check(path: Path, data: Demonstrations, place: Place) -> None:
     for name, shape in wanted.items():
         if (found := getattr(data, name).shape[1:]) != shape:
             raise VlaRosError(f"--data {path}: {name}: found {found} a frame, expected {shape} ({place.path})")
+    if data.images.dtype != np.uint8:
+        raise VlaRosError(f"--data {path}: images: found {data.images.dtype}, expected uint8 (0 to 255)")
     for name in ("states", "actions"):
         values = getattr(data, name)
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
@@ -194,7 +196,7 @@ def shapes_of(place: Place, head: str = "bins", token_learner: int = 0, prefix: 
 
 def small(instructions: Sequence[str], shapes: dict[str, Any]) -> tuple[VlaModel, WordPrompt]:
     """The project's own model, untrained, which knows the words of these instructions."""
-    prompt = WordPrompt.of(sorted({word for text in instructions for word in text.lower().split()}))
+    prompt = WordPrompt.reading(instructions)
     language = {**VlaConfig().language, "vocab_size": len(prompt.tokenizer)}
     return VlaModel(VlaConfig(language=language, **shapes)), prompt
 

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 import torch
 
 from vla_ros.cli.train.place import Place, by_task
-from vla_ros.cli.train.practice_run import settings
+from vla_ros.cli.train.practice_run import judge_of, settings
 from vla_ros.cli.train.sft import read
 from vla_ros.learning.cells import Cells
 from vla_ros.learning.data import Demonstrations
 from vla_ros.policy import adapter
 from vla_ros.policy import policy as checkpoint
 from vla_ros.policy.policy import Model
-from vla_ros.progress.calibration import Calibration
 
 
 @contextlib.contextmanager
@@ -33,7 +32,7 @@ def cells(
     with settings(args) as (place, config, envs):
         model, prompt = checkpoint.load(args.policy, place.name)
         place.check_model(model.config, args.policy)
-        judge = (checkpoint.load(args.judge, place.name)[0], Calibration.load(args.judge)) if args.judge else None
+        judge = judge_of(args, place, prompt) if args.judge else None
         if words:
             from vla_ros.learning.indicator import learn_words
 
@@ -45,4 +44,4 @@ def cells(
 def expert(args: argparse.Namespace) -> dict[str, Demonstrations]:
     """The successful episodes of --expert-data by task. Raises VlaRosError as place.by_task."""
     place = Place.of(args)
-    return by_task(place, read(args.expert_data, place, skip_bad=False))
+    return by_task(place, read(args.expert_data, place, skip_bad=False), args.tasks or ())
