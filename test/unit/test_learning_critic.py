@@ -133,6 +133,21 @@ def test_going_back_to_other_weights_keeps_the_memory() -> None:
     assert learner.update(*play(model, 1))["samples"] == 4 * STEPS
 
 
+def test_another_process_goes_on_from_what_was_practised() -> None:
+    """Its memory is empty, so that it has little to say: what it starts from is what it stays near."""
+    model = toy()
+    learner = method(model, CONFIG)
+    for k in range(6):
+        learner.update(*play(model, k))
+    practised, kept = float(probabilities(model)[GOOD]), {name: t.clone() for name, t in adapter.state(model).items()}
+    model = toy()
+    learner = method(model, CONFIG)
+    adapter.swap(model, kept)
+    learner.forget()
+    learner.update(*play(model, 6))
+    assert float(probabilities(model)[GOOD]) > practised - 0.05
+
+
 def test_only_lora_and_the_action_head_change() -> None:
     model = toy()
     before = {name: t.detach().clone() for name, t in model.state_dict().items()}

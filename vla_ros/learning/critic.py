@@ -130,19 +130,19 @@ class CriticImprovement(SelfImprovement):
         taught: instructions of its demonstrations. The first word names the task; those of tasks that are not practised stay as
             they were. None: nothing is known of others, and nothing keeps them.
 
-    pi_0 is the model as it is given. Memory holds the trunk's features of every step, half a gigabyte in 50 000 steps of the
-    small network.
+    pi_0 is the policy that practice began with: where nothing is in memory yet, that of now. A process that goes on from a
+    practised version would else, with little to say, draw it back to the first one. Memory holds the trunk's features of every
+    step, half a gigabyte in 50 000 steps of the small network.
 
     Raises:
         VlaRosError: the policy's actions are chunks of several rows, of which it is not known which ones were executed.
     """
 
     def __init__(self, model: Model, config: ImproveConfig, prompt: Prompt | None = None, taught: Sequence[str] = ()) -> None:
+        self._memory: list[Steps] = []  # of one batch of episodes each
         super().__init__(model, config)
         if model.config.chunk != 1:
             raise VlaRosError(f"self-improvement with a critic: found chunks of {model.config.chunk} rows, expected 1")
-        self._first = self._weights()
-        self._memory: list[Steps] = []  # of one batch of episodes each
         self._aside: list[Aside] = []  # the same, where there are other tasks
         self._tasks, self._practised = [task_of(text) for text in taught], set[str]()
         self._words = prompt(tuple(taught)) if prompt and taught and config.keep else None
@@ -210,6 +210,12 @@ class CriticImprovement(SelfImprovement):
         words, mask = self._words
         trunk = self._encode(Inputs(inputs.images[index], words[text], mask[text], inputs.state[index]))
         self._aside = [*self._aside, Aside(trunk, self._at_first(trunk)[1], text)][-len(self._memory) :]
+
+    def forget(self) -> None:
+        """The model's weights are others now; what memory holds is about the task, and stays."""
+        super().forget()
+        if not self._memory:
+            self._first = self._weights()
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in adapter.state(self.model).items()}
