@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -169,18 +169,25 @@ def encode_all(model: Model, inputs: Inputs) -> Trunk:
     return type(parts[0]).join(parts)
 
 
+def _answers(model: Model, inputs: Inputs) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Of the network, wherever it is, to all frames: their indices, and action and steps-to-go logits in main memory."""
+    device = model.units.action.device
+    for index in torch.arange(len(inputs.images)).split(256):
+        out = model(*(part.to(device) for part in inputs[index]))
+        yield index, {name: out[name].cpu() for name in ("action", "steps_to_go")}
+
+
 @torch.inference_mode()
 def evaluate(model: Model, inputs: Inputs, data: Demonstrations) -> dict[str, float]:
     """Held-out figures: error of the greedy actions in network units, and the share within 0.1 (one of 21 bins); error and
     rank correlation of d with the true steps-to-go."""
     model.eval()
     wrong, expected = [], []
-    device, counted = model.units.action.device, rows_that_count(data)
-    actions = model.units.to_network(torch.from_numpy(data.actions).to(device))
-    for index in torch.arange(len(data.steps_to_go)).split(256):
-        out = model(*(part.to(device) for part in inputs[index]))
-        wrong.append(model.head.error(out["action"], actions[index]).cpu()[counted[index]])
-        expected.append(steps_to_go_moments(out["steps_to_go"])[0].cpu())
+    counted = rows_that_count(data)
+    actions = model.units.to_network(torch.from_numpy(data.actions).to(model.units.action.device)).cpu()
+    for index, out in _answers(model, inputs):
+        wrong.append(model.head.error(out["action"], actions[index])[counted[index]])
+        expected.append(steps_to_go_moments(out["steps_to_go"])[0])
     off, found = torch.cat(wrong), torch.cat(expected)
     true = data.steps_to_go.clip(max=model.config.steps_to_go_bins - 1)
     return {
@@ -196,6 +203,5 @@ def calibration_of(
     model: Model, inputs: Inputs, data: Demonstrations, margin: int = MARGIN, debounce: int = DEBOUNCE
 ) -> Calibration:
     """Detector's levels, and the evidence for them, from held-out episodes."""
-    device, every = model.units.action.device, torch.arange(len(data.steps_to_go)).split(256)
-    parts = [model(*(part.to(device) for part in inputs[index]))["steps_to_go"].softmax(-1).cpu() for index in every]
+    parts = [out["steps_to_go"].softmax(-1) for _, out in _answers(model, inputs)]
     return calibrate(torch.cat(parts).numpy(), data.steps_to_go, data.episode, margin=margin, debounce=debounce)

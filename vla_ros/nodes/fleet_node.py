@@ -10,6 +10,7 @@ import json
 import re
 import threading
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -202,9 +203,11 @@ class FleetNode(TrainerNode):
             except VlaRosError as error:  # asked for again at its next sign of life
                 self.get_logger().warning(f"member {cell.name}: {error}", throttle_duration_sec=5.0)
                 self.diagnostics.error(f"member {cell.name}: {error}")
-            except Exception:
-                if self.context.ok():  # else it was shut down in the middle of a request
-                    raise
+            except Exception as error:  # noqa: BLE001 (whatever it is, a thread that ends would be silent)
+                if not self.context.ok():  # it was shut down in the middle of a request
+                    return
+                self.get_logger().error(traceback.format_exc())
+                self.diagnostics.error(f"member {cell.name}: {type(error).__name__}: {error}")
 
     def _fetch(self, cell: Cell, name: str) -> None:
         path = self.folder / cell.name.strip("/") / name

@@ -77,10 +77,14 @@ class Stop:
     def latched(self) -> bool:
         return self.state is not None and self.state.state == SafetyMode.LATCHED
 
-    def over(self) -> bool:
-        """Whether it is answered and latched, or has had its time; the first call that finds the service asks it."""
+    def ask(self) -> None:
+        """Once, as soon as the service is there."""
         if self._answer is None and self._client.service_is_ready():
             self._answer, self.since = self._client.call_async(self._request), time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """It is answered and latched, or has had its time."""
         waited = time.monotonic() - self.since
         answered = self._answer is not None and self._answer.done()
         return waited > graph.PATIENCE or (answered and (self.latched or waited > STOPPED))
@@ -105,9 +109,11 @@ def estop(node: Node) -> int:
         for cell in graph.cells_with(node, ESTOP):
             if cell not in stops and where in ("", cell):
                 stops[cell] = Stop(node, cell)
+        for stop in stops.values():
+            stop.ask()
         waited = time.monotonic() - max((stop.since for stop in stops.values()), default=begun)
         settled = waited > (graph.SETTLE if stops else graph.PATIENCE) or bool(where and stops)
-        return sum(not stop.over() for stop in stops.values()) == 0 and settled  # all() would not ask the ones behind
+        return settled and all(stop.over for stop in stops.values())
 
     graph.spin_until(node, over)
     if not stops:

@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -126,10 +126,8 @@ class Run:
             self.points = _points(log)
         stop: Stop | None = None
         for point in self.points:
-            stop = None
+            stop = self._rung(point["practised"])
             for episode in point["practised"]:
-                rung = self.stopping.episode(**episode)
-                stop = stop if stop and stop.ends else rung or stop
                 self.cells.curriculum.record(episode["group"], episode["success"])
         self.cells.skip(sum(len(point["practised"]) for point in self.points))
         self._take(running.number)
@@ -164,15 +162,13 @@ class Run:
     def iterate(self) -> tuple[str, list[str], bool]:
         """One batch, one version; what to tell beside the bar and above it, and whether the rules end practice."""
         found, figures = self.practice.iterate()
-        practised, stop = list[dict[str, Any]](), cast(Stop | None, None)
+        practised = list[dict[str, Any]]()
         audits = np.random.default_rng(self.cells.episodes)
         for task, episodes in found.items():
             for e in episodes:
                 audited = e.true_success if audits.random() < self.audit else None
                 practised.append({"version": self.version, "success": e.detected, "group": task, "audited": audited})
-                rung = self.stopping.episode(**practised[-1])
-                stop = stop if stop and stop.ends else rung or stop
-        seen = rates(found)
+        stop, seen = self._rung(practised), rates(found)
         metrics = {**seen, **figures, "episodes": float(len(practised))}
         if practised:
             metrics["parent_success"] = float(np.mean([e["success"] for e in practised]))
@@ -193,6 +189,14 @@ class Run:
         self.store.activate(self.version)
         rate = "  ".join(f"{task} {seen[f'{task}_detected']:.0%}" for task in found if found[task])
         return rate, lines, stop is not None and stop.ends
+
+    def _rung(self, practised: Sequence[Mapping[str, Any]]) -> Stop | None:
+        """What the rules say of a batch: the one that ends practice, else the last one."""
+        stop: Stop | None = None
+        for episode in practised:
+            rung = self.stopping.episode(**episode)
+            stop = stop if stop and stop.ends else rung or stop
+        return stop
 
     def finish(self) -> int:
         """Writes the best version as a checkpoint of its own and returns its number."""

@@ -89,7 +89,7 @@ def demonstrated(args: argparse.Namespace, place: Place) -> Demonstrations:
     first, tasks, about = (args.seed or 0) * SCENES_APART, place.chosen(args.tasks), path.with_suffix(".json")
     asked = {"env": place.name, "tasks": list(tasks), "demonstrations": args.demonstrations, "noise": args.noise, "first": first}
     asked["after_success"] = STAYS  # those of before it was shown are others
-    if args.miss:
+    if args.miss:  # files of before do not tell that there were none
         asked["miss"] = args.miss
     if path.exists():
         there = json.loads(about.read_text(encoding="utf-8")) if about.exists() else None
