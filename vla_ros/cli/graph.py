@@ -121,14 +121,19 @@ def full_node_names(node: Node) -> list[str]:
     return sorted(f"{namespace.rstrip('/')}/{name}" for name, namespace in pairs)
 
 
+def cell(namespace: str) -> str:
+    """However it was written, `a`, `/a` or `/a/`, as '/a'; '' for none."""
+    return f"/{namespace.strip('/')}".rstrip("/")
+
+
 def add_namespace(parser: argparse.ArgumentParser) -> None:
     """The option of commands that work on one cell."""
-    parser.add_argument("--namespace", default="", help="of the cell, one of several on the network")
+    parser.add_argument("--namespace", type=cell, default="", help="of the cell, one of several on the network")
 
 
 def own(node: Node, name: str) -> str:
     """The full name of what a node calls by a relative one."""
-    return f"{node.get_namespace().rstrip('/')}/{name}"
+    return f"{cell(node.get_namespace())}/{name}"
 
 
 def cells_with(node: Node, service: str) -> list[str]:

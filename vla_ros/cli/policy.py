@@ -164,7 +164,7 @@ def _change(number: int | None, folder: Path | None, namespace: str) -> int:
     with graph.hidden_node(namespace) as node:
         service = graph.own(node, SERVICE)
         cells = graph.settled(lambda: graph.cells_with(node, SERVICE))
-        if node.get_namespace().rstrip("/") in cells:
+        if namespace in cells:
             kind = graph.interface("srv", "vla_ros/srv/ActivatePolicy")
             request = kind.Request(number=number or 0, rollback=number is None)
             answer = graph.call(node, kind, service, request, ANSWER)

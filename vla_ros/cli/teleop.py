@@ -19,6 +19,7 @@ import argparse
 import json
 
 from vla_ros import embedded
+from vla_ros.cli.graph import add_namespace
 from vla_ros.errors import VlaRosError
 
 DEVICES = ("keyboard", "gamepad", "leaders", "joint_states", "record")
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="of a demonstration (60)")
     parser.add_argument("--calibrate", action="store_true", help="send nothing and tell the ranges of the leaders' grippers")
     parser.add_argument("--sim-time", action="store_true", help="follow /clock")
-    parser.add_argument("--namespace", default="", help="of the cell")
+    add_namespace(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,5 +58,5 @@ def run(args: argparse.Namespace) -> int:
     # Values are YAML, which JSON is: an instruction may look like a number or have a colon in it.
     words = [word for key, value in values.items() for word in ("-p", f"{key}:={json.dumps(value)}")]
     if args.namespace:  # what a contract calls by an absolute name is the cell's own, as in the launch files
-        words += ["-r", f"__ns:=/{args.namespace.strip('/')}", "-r", "/joint_states:=joint_states", "-r", "/clock:=clock"]
+        words += ["-r", f"__ns:={args.namespace}", "-r", "/joint_states:=joint_states", "-r", "/clock:=clock"]
     return teleop_node.main(["--ros-args", *words])

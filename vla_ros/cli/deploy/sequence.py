@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise VlaRosError(f"--refit {args.refit}: exists already, expected a new file")
     if args.practice and args.twin is None:
         raise VlaRosError(f"{args.practice[0]}: options after -- are of practice, which --version leaves out")
-    namespace = f"/{args.namespace.strip('/')}" if args.namespace.strip("/") else ""
+    namespace: str = args.namespace
 
     twin = file.load(args.twin) if args.twin is not None else None
     pair: tuple[PolicyVersion, PolicyVersion] | None = None
@@ -184,7 +184,7 @@ def _tried(
 ) -> int:  # fmt: skip
     """The batch on the cell, and what comes of it."""
     to = console()
-    cell = LiveCell(node, f"/{args.namespace.strip('/')}".rstrip("/"), lambda told: to.print(told, style="yellow", markup=False))
+    cell = LiveCell(node, args.namespace, lambda told: to.print(told, style="yellow", markup=False))
     marked = store.active()
     if marked is None or marked.number != old.number or not facts.sha256:  # what is to come back must be marked
         cell.activate(old.number)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vla_ros.cli.graph import cell
 from vla_ros.errors import VlaRosError
 from vla_ros.robots.contract import RobotContract
 
@@ -51,9 +52,8 @@ def parse(words: Sequence[str]) -> Words:
         raise VlaRosError(f"robot:= is missing, expected one of {', '.join(RobotContract.known())} or a path to a contract")
     if "instruction" in given and not phases:
         raise VlaRosError(f"instruction:= is of the phases, which move the arm: vla-ros doctor {PHASES} robot:=...")
-    namespace = given.get("namespace", "").strip("/")
     return Words(
-        RobotContract.load(given["robot"]), f"/{namespace}" if namespace else "",
+        RobotContract.load(given["robot"]), cell(given.get("namespace", "")),
         tuple(name.strip() for name in given.get("safety", "").split(",") if name.strip()),
         given.get("device", ""), given.get("instruction", ""), phases,
     )  # fmt: skip

@@ -44,7 +44,7 @@ class Heard:
 
 def nobody(node: Node) -> VlaRosError:
     """The error when no safety node is there."""
-    domain, where = os.environ.get("ROS_DOMAIN_ID", "0"), node.get_namespace().rstrip("/")
+    domain, where = os.environ.get("ROS_DOMAIN_ID", "0"), graph.cell(node.get_namespace())
     others = [cell for cell in graph.cells_with(node, ESTOP) if cell != where]
     hint = f"cells do in {', '.join(cell or '/' for cell in others)}; say whose with --namespace" if others else NO_GRAPH
     return VlaRosError(f"no safety node answers in domain {domain} (ROS_DOMAIN_ID){where and f', namespace {where}'}: {hint}")
@@ -103,7 +103,7 @@ class Stop:
 
 def estop(node: Node) -> int:
     """`safety estop`, of the node's namespace, or without one of every cell that is found; 0 when all latches are seen."""
-    where, stops, begun = node.get_namespace().rstrip("/"), dict[str, Stop](), time.monotonic()
+    where, stops, begun = graph.cell(node.get_namespace()), dict[str, Stop](), time.monotonic()
 
     def over() -> bool:
         for cell in graph.cells_with(node, ESTOP):

@@ -168,7 +168,7 @@ class Watch:
         silent = time.monotonic() - self.heard.at if known else 0.0
         if self.note == "reset asked ..." and time.monotonic() - self._asked > ANSWER:
             self.note = f"reset: no answer within {ANSWER:g} s"
-        cell = self._node.get_namespace().rstrip("/")
+        cell = graph.cell(self._node.get_namespace())
         title = f"safety{cell and f' of {cell}'}, domain {os.environ.get('ROS_DOMAIN_ID', '0')}"
         border = "red" if keys.holding or self.latched or silent > SILENT else "dim"
         waiting = Text(live.WAITING, style="yellow")

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.count < 1 or not 2.0 < args.seconds <= 60.0:
         expected = "expected at least 1, and 2 to 60 s"
         raise VlaRosError(f"--count {args.count} --seconds {args.seconds:g}: {expected}")
-    namespace = f"/{args.namespace.strip('/')}" if args.namespace.strip("/") else ""
+    namespace: str = args.namespace
     with graph.hidden_node() as node:
         observed = look(node, contract, namespace, LOOK)
         limits, _ = commands.limits_in_force(contract, observed, ())
